@@ -1,0 +1,11 @@
+//! The contracts between the parts: what goes over a wire or stands in a file.
+//!
+//! - [`envoy`]: Envoy's own protocol buffers (crate `envoy-types`, named here and nowhere else).
+//! - [`xds`]: names and conventions of our xDS.
+//! - [`latency`]: how latency histograms travel inside load reports.
+
+pub mod latency;
+pub mod xds;
+
+/// Envoy's protocol buffers and gRPC services.
+pub use envoy_types::pb as envoy;

@@ -1,0 +1,28 @@
+//! Names and conventions of our xDS: what server, proxy and bootstraps must agree on.
+
+/// Type URL of clusters.
+pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// Type URL of endpoints.
+pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// Type URL of listeners.
+pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// Type URL of routes.
+pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+/// Name of the one route configuration.
+pub const ROUTE_CONFIG: &str = "foreshadow";
+/// Name of the listener that a node with [`LISTEN_METADATA`] gets.
+pub const LISTENER_NAME: &str = "ingress";
+/// Key of the node's metadata that says where its listener shall listen, as "127.0.0.1:10000".
+pub const LISTEN_METADATA: &str = "foreshadow.listen";
+
+/// Short name of a resource type, for people.
+pub fn short_name(type_url: &str) -> &'static str {
+    match type_url {
+        CLUSTER => "CDS",
+        ENDPOINT => "EDS",
+        LISTENER => "LDS",
+        ROUTE => "RDS",
+        _ => "xDS",
+    }
+}

@@ -1,0 +1,30 @@
+//! The vocabulary of Foreshadow and its pure decisions.
+//!
+//! Nothing here waits, reads a clock, or talks to anybody: every function maps values to values,
+//! so production, simulation and the model checker run the same code. Types carry the rules:
+//! a [`WeightSplit`] cannot fail to sum to the whole, a [`RampPlan`] only rises and ends at all
+//! traffic, a [`QuantileCurve`] never crosses, and an original can only be destroyed with a
+//! [`ZeroTraffic`] proof.
+
+pub mod forecast;
+pub mod ids;
+pub mod inventory;
+pub mod plan;
+pub mod quantile;
+pub mod routing;
+pub mod traffic;
+pub mod units;
+pub mod weight;
+
+pub use forecast::{Forecast, HorizonForecast, ModelRef, Reading, Readings};
+pub use ids::{HolderId, HostId, IdError, InstanceId, MigrationId, NodeId, PlanId, ServiceId};
+pub use inventory::{
+    Capacity, ConsistencyClass, Endpoint, Hooks, Host, Instance, InstanceSpec, InstanceState, Isolation,
+    Priority, Replica, Reservation, Service,
+};
+pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
+pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
+pub use routing::{MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic};
+pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
+pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
+pub use weight::{RampError, RampPlan, Stage, WeightSplit};

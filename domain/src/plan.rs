@@ -1,0 +1,105 @@
+//! Plans: immutable intent, with the evidence and the reasons behind it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{HostId, InstanceId, PlanId};
+use crate::units::{Resource, Resources, Timestamp};
+use crate::weight::RampPlan;
+
+/// What makes a migration begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Never move anything.
+    None,
+    /// Move once demand has exceeded the limit (what platforms do today).
+    Reactive,
+    /// Move when demand is forecast to exceed it.
+    #[default]
+    Predictive,
+}
+
+/// Demand above what a host can give, seen or predicted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Contention {
+    /// The host.
+    pub host: HostId,
+    /// The resource that runs short.
+    pub resource: Resource,
+    /// When this was found.
+    pub detected_at: Timestamp,
+    /// Milliseconds from then until it begins; 0 when it has begun.
+    pub ahead_ms: u64,
+    /// Probability that the demand exceeds the limit then, between 0 and 1.
+    pub probability: f64,
+    /// Risk that would have been accepted.
+    pub accepted_risk: f64,
+    /// Sum of the instances' median demand then.
+    pub expected_demand: f64,
+    /// The limit: the host's capacity times the utilisation that is allowed.
+    pub limit: f64,
+    /// In how many of the last `of_ticks` looks it was found.
+    pub ticks: u32,
+    /// Number of looks.
+    pub of_ticks: u32,
+}
+
+/// An option that was looked at and not taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alternative {
+    /// The instance that could have moved.
+    pub instance: InstanceId,
+    /// The host it could have gone to, if one was considered.
+    pub target: Option<HostId>,
+    /// Its score, where it got one; higher is better.
+    pub score: Option<f64>,
+    /// Why it was not taken.
+    pub reason: String,
+}
+
+/// One instance to one host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Move {
+    /// What moves.
+    pub instance: InstanceId,
+    /// From where.
+    pub from: HostId,
+    /// To where.
+    pub target: HostId,
+    /// In which steps its traffic moves.
+    pub ramp: RampPlan,
+    /// What is reserved for it on the target: millicores, bytes, bytes per second.
+    pub reserve: Resources<f64>,
+    /// Its score.
+    pub score: f64,
+    /// The parts of the score and the reasons, in words.
+    pub reasons: Vec<String>,
+}
+
+/// What was decided at one look at the world, "nothing" included.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// When.
+    pub at: Timestamp,
+    /// By which policy.
+    pub policy: Policy,
+    /// The contention that was found.
+    pub contention: Vec<Contention>,
+    /// The moves, best first.
+    pub moves: Vec<Move>,
+    /// The best of what was not taken.
+    pub alternatives: Vec<Alternative>,
+    /// What was decided, in a sentence.
+    pub summary: String,
+}
+
+/// A decision that moves something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its name.
+    pub id: PlanId,
+    /// The plan before it.
+    pub parent: Option<PlanId>,
+    /// What was decided, and why.
+    pub decision: Decision,
+}

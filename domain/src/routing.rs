@@ -1,0 +1,211 @@
+//! What the migrator asks of the data planes, and what they have applied.
+//!
+//! The migrator writes a [`Routing`] per service; the control plane turns it into clusters,
+//! endpoints and routes, pushes them make-before-break, and writes back a [`RoutingStatus`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{InstanceId, MigrationId, NodeId, ServiceId};
+use crate::inventory::Endpoint;
+use crate::traffic::Side;
+use crate::units::{Epoch, Timestamp};
+use crate::weight::WeightSplit;
+
+/// How a service's traffic shall flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    /// The service.
+    pub service: ServiceId,
+    /// Grows with every change; what was applied is said in terms of it.
+    pub revision: u64,
+    /// Who asked for it.
+    pub epoch: Epoch,
+    /// The instance that is split between two replicas, if one is under migration.
+    pub migration: Option<MigrationRouting>,
+}
+
+/// The instance under migration and its split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationRouting {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The instance; it leaves the service's shared cluster for two clusters of its own.
+    pub instance: InstanceId,
+    /// Where the original answers.
+    pub original: Endpoint,
+    /// Where the shadow answers.
+    pub shadow: Endpoint,
+    /// The split of this instance's share.
+    pub split: WeightSplit,
+    /// Whether safe requests to the original are copied to the shadow (answers are dropped).
+    pub mirror: bool,
+}
+
+/// Name of the cluster of a service.
+pub fn service_cluster(service: &ServiceId) -> String {
+    service.to_string()
+}
+
+/// Name of the temporary cluster of one side of an instance under migration: `S~i~original` and
+/// `S~i~shadow`. `~` cannot occur in an identifier, so names never collide.
+pub fn side_cluster(service: &ServiceId, instance: &InstanceId, side: Side) -> String {
+    format!("{service}~{instance}~{}", side.name())
+}
+
+/// How far one node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum NodeProgress {
+    /// Has acknowledged everything of the revision.
+    Applied,
+    /// Has not acknowledged these resource types yet.
+    Waiting {
+        /// Short names of the types, as "CDS".
+        types: Vec<String>,
+    },
+    /// Has refused a resource.
+    Rejected {
+        /// Short name of the type.
+        resource_type: String,
+        /// The node's own words.
+        reason: String,
+    },
+}
+
+/// How far a routing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoutingState {
+    /// Being pushed, or not acknowledged by everybody yet.
+    Pending,
+    /// Every connected node has acknowledged all of it, and what it replaced is gone.
+    Applied,
+    /// A node has refused it; the last good one stays in force.
+    Rejected,
+}
+
+/// What the data planes have applied of a service's routing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutingStatus {
+    /// The service.
+    pub service: ServiceId,
+    /// The newest revision the control plane works on.
+    pub revision: u64,
+    /// How far it is.
+    pub state: RoutingState,
+    /// Per connected node.
+    pub nodes: BTreeMap<NodeId, NodeProgress>,
+    /// When this was written.
+    pub at: Timestamp,
+}
+
+impl RoutingStatus {
+    /// Whether every connected node has applied `revision` or a later one.
+    pub fn has_applied(&self, revision: u64) -> bool {
+        self.state == RoutingState::Applied && self.revision >= revision
+    }
+}
+
+/// Proof that nothing reaches the original any more: every connected node acknowledged a routing
+/// without weight for it, and nothing is in progress there. Only [`ZeroTraffic::prove`] makes one,
+/// and destroying an original takes one.
+///
+/// ```compile_fail
+/// // It cannot be made up.
+/// let proof = foreshadow_domain::ZeroTraffic { revision: 1, forced: false };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZeroTraffic {
+    revision: u64,
+    forced: bool,
+}
+
+impl ZeroTraffic {
+    /// A proof, if `status` shows that `routing` (which must give the original nothing) is applied
+    /// everywhere, and `in_progress` requests on the original are 0, or the drain deadline has
+    /// passed and the policy lets go of what is left.
+    pub fn prove(
+        routing: &Routing,
+        status: &RoutingStatus,
+        in_progress: u64,
+        deadline: DrainDeadline,
+    ) -> Option<Self> {
+        let split = routing.migration.as_ref()?.split;
+        let applied = split == WeightSplit::SHADOW && status.has_applied(routing.revision);
+        let forced = in_progress > 0;
+        let drained = !forced || deadline == DrainDeadline::Passed;
+        (applied && drained).then_some(Self { revision: routing.revision, forced })
+    }
+
+    /// The revision whose acknowledgements prove it.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether requests were still in progress when the drain deadline passed.
+    pub const fn forced(&self) -> bool {
+        self.forced
+    }
+}
+
+/// Whether requests may still be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainDeadline {
+    /// There is time left.
+    Ahead,
+    /// The time is over; the policy lets go of what is left.
+    Passed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::BasisPoints;
+
+    fn routing(shadow: u32) -> Routing {
+        let endpoint = |port| Endpoint(([127, 0, 0, 1], port).into());
+        Routing {
+            service: ServiceId::new("s").unwrap(),
+            revision: 7,
+            epoch: Epoch(1),
+            migration: Some(MigrationRouting {
+                migration: MigrationId::new("m").unwrap(),
+                instance: InstanceId::new("i").unwrap(),
+                original: endpoint(1),
+                shadow: endpoint(2),
+                split: WeightSplit::shadow_share(BasisPoints::new(shadow).unwrap()),
+                mirror: false,
+            }),
+        }
+    }
+
+    fn status(revision: u64, state: RoutingState) -> RoutingStatus {
+        RoutingStatus {
+            service: ServiceId::new("s").unwrap(),
+            revision,
+            state,
+            nodes: BTreeMap::new(),
+            at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn zero_traffic_needs_weight_acknowledgement_and_silence() {
+        let applied = status(7, RoutingState::Applied);
+        let prove = |weight, status: &RoutingStatus, busy, deadline| {
+            ZeroTraffic::prove(&routing(weight), status, busy, deadline)
+        };
+        assert!(prove(10_000, &applied, 0, DrainDeadline::Ahead).is_some());
+        assert!(prove(9_999, &applied, 0, DrainDeadline::Ahead).is_none());
+        assert!(prove(10_000, &applied, 1, DrainDeadline::Ahead).is_none());
+        assert!(prove(10_000, &applied, 1, DrainDeadline::Passed).is_some_and(|p| p.forced()));
+        let early = status(6, RoutingState::Applied);
+        assert!(prove(10_000, &early, 0, DrainDeadline::Ahead).is_none());
+        let pending = status(7, RoutingState::Pending);
+        assert!(prove(10_000, &pending, 0, DrainDeadline::Passed).is_none());
+    }
+}

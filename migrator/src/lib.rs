@@ -1,0 +1,2 @@
+//! Deciding and moving. placeholder
+pub mod driver;

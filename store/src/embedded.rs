@@ -1,0 +1,392 @@
+//! The default store: one file, one process, no server.
+//!
+//! # Flow
+//! ```text
+//! commit ──▶ lock ──▶ check fence and expectations ──▶ redb transaction (fsync) ──▶ memory ──▶ watchers
+//!                                   └─ conflict: nothing written      └─ failed: nothing changed
+//! ```
+//! Reads are served from memory, which is filled from the file when it is opened and changed only
+//! after the file was. Ephemeral records live in memory alone.
+//!
+//! # Ownership
+//! The file is locked by `redb`; a second process gets [`StoreError::Locked`].
+//!
+//! # Failure paths
+//! A crash before the file's commit loses the transaction, which nobody was told of; a crash after
+//! it keeps it. A record that does not parse when the file is opened is an error that names it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::HolderId;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::clock::Clock;
+use crate::error::StoreError;
+use crate::key::{Durability, Key, Kind, LeaseName, LogName};
+use crate::record::{Committed, Lease, LogEntry, Record, Transaction};
+use crate::table::{self, LeaseState, Stored, Table};
+use crate::watch::{Change, Watch, Watchers};
+use crate::{Store, SystemClock};
+
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records-v1");
+const LOGS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("logs-v1");
+const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases-v1");
+
+/// The store in one crash-safe file.
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    watchers: Watchers,
+    table: Mutex<Table>,
+    database: Database,
+}
+
+/// Names the failed operation in any error of the database.
+fn unavailable<E: std::fmt::Display>(operation: &'static str) -> impl Fn(E) -> StoreError {
+    move |source| StoreError::Unavailable { operation, reason: source.to_string() }
+}
+
+fn encode<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|source| StoreError::Malformed {
+        what: what.to_owned(),
+        reason: source.to_string(),
+    })
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|source| StoreError::Malformed {
+        what: what.to_owned(),
+        reason: source.to_string(),
+    })
+}
+
+impl EmbeddedStore {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Malformed`] when it holds
+    /// what this version cannot read, [`StoreError::Unavailable`] for everything of the disk.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with_clock(path, Arc::new(SystemClock))
+    }
+
+    /// Opens the file on another clock.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`].
+    pub fn open_with_clock(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let database = Database::create(path).map_err(|source| match source {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                StoreError::Locked { path: path.display().to_string() }
+            }
+            other => StoreError::Unavailable {
+                operation: "open the file",
+                reason: format!("{}: {other}", path.display()),
+            },
+        })?;
+        let table = load(&database)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                clock,
+                watchers: Watchers::new(),
+                table: Mutex::new(table),
+                database,
+            }),
+        })
+    }
+
+    /// Runs `work` where it may wait for the disk without holding up other tasks.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .map_err(unavailable(operation))?
+    }
+}
+
+/// Makes the tables and reads all records.
+fn load(database: &Database) -> Result<Table, StoreError> {
+    let begin = database.begin_write().map_err(unavailable("open the file"))?;
+    begin.open_table(RECORDS).map_err(unavailable("open the records"))?;
+    begin.open_table(LOGS).map_err(unavailable("open the logs"))?;
+    begin.open_table(LEASES).map_err(unavailable("open the leases"))?;
+    begin.commit().map_err(unavailable("open the file"))?;
+
+    let read = database.begin_read().map_err(unavailable("read the records"))?;
+    let records = read.open_table(RECORDS).map_err(unavailable("read the records"))?;
+    let mut table = Table::default();
+    for entry in records.iter().map_err(unavailable("read the records"))? {
+        let (name, value) = entry.map_err(unavailable("read the records"))?;
+        let key = parse_key(name.value())?;
+        table.set(key, Some(decode::<Stored>(name.value(), value.value())?));
+    }
+    Ok(table)
+}
+
+fn parse_key(name: &str) -> Result<Key, StoreError> {
+    let parsed = name.split_once('/').and_then(|(kind, id)| {
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
+        Some(Key::new(kind, id))
+    });
+    parsed.ok_or_else(|| StoreError::Malformed {
+        what: format!("record {name:?}"),
+        reason: "its kind is not known to this version".to_owned(),
+    })
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // The table is changed only after every check and the file's commit, so it is whole even
+        // if a holder of the lock panicked.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        let mut table = self.lock();
+        let mut results = Vec::with_capacity(transaction.writes.len());
+        for write in &transaction.writes {
+            results.push(table::apply_write(write, table.get(&write.key))?);
+        }
+        self.write_file(&transaction, &results)?;
+
+        let mut committed = Committed::default();
+        for (write, result) in transaction.writes.into_iter().zip(results) {
+            committed.generations.push(result.as_ref().map(|stored| stored.generation));
+            let change = match &result {
+                Some(stored) => Change::Put(stored.record(write.key.clone())),
+                None => Change::Deleted(write.key.clone()),
+            };
+            table.set(write.key, result);
+            self.watchers.tell(change);
+        }
+        Ok(committed)
+    }
+
+    /// Writes what must survive, in one transaction of the file; checks the fence in it.
+    fn write_file(
+        &self,
+        transaction: &Transaction,
+        results: &[Option<Stored>],
+    ) -> Result<(), StoreError> {
+        let durable: Vec<_> = transaction
+            .writes
+            .iter()
+            .zip(results)
+            .filter(|(write, _)| write.key.kind.durability() == Durability::Durable)
+            .collect();
+        if durable.is_empty() && transaction.appends.is_empty() && transaction.fence.is_none() {
+            return Ok(());
+        }
+        if let Some(fence) = &transaction.fence {
+            table::check_fence(fence, self.lease(&fence.lease)?.as_ref())?;
+        }
+        if durable.is_empty() && transaction.appends.is_empty() {
+            return Ok(());
+        }
+        let failed = unavailable::<redb::StorageError>("write");
+        let write = self.database.begin_write().map_err(unavailable("write"))?;
+        {
+            let mut records = write.open_table(RECORDS).map_err(unavailable("write"))?;
+            for (change, result) in durable {
+                let name = change.key.to_string();
+                match result {
+                    Some(stored) => {
+                        let bytes = encode(&name, stored)?;
+                        records.insert(name.as_str(), bytes.as_slice()).map_err(&failed)?;
+                    }
+                    None => {
+                        records.remove(name.as_str()).map_err(&failed)?;
+                    }
+                }
+            }
+            let mut logs = write.open_table(LOGS).map_err(unavailable("write"))?;
+            for (log, entry) in &transaction.appends {
+                let name = log.0.as_str();
+                let last = logs
+                    .range((name, 0)..=(name, u64::MAX))
+                    .map_err(&failed)?
+                    .next_back()
+                    .transpose()
+                    .map_err(&failed)?
+                    .map_or(0, |(key, _)| key.value().1);
+                logs.insert((name, last + 1), entry.as_slice()).map_err(&failed)?;
+            }
+        }
+        write.commit().map_err(unavailable("write"))
+    }
+
+    fn lease(&self, name: &LeaseName) -> Result<Option<LeaseState>, StoreError> {
+        let read = self.database.begin_read().map_err(unavailable("read a lease"))?;
+        let leases = read.open_table(LEASES).map_err(unavailable("read a lease"))?;
+        let found = leases.get(name.0.as_str()).map_err(unavailable("read a lease"))?;
+        found.map(|value| decode(&name.0, value.value())).transpose()
+    }
+
+    fn set_lease(&self, name: &LeaseName, state: &LeaseState) -> Result<(), StoreError> {
+        let bytes = encode(&name.0, state)?;
+        let write = self.database.begin_write().map_err(unavailable("write a lease"))?;
+        {
+            let mut leases = write.open_table(LEASES).map_err(unavailable("write a lease"))?;
+            leases
+                .insert(name.0.as_str(), bytes.as_slice())
+                .map_err(unavailable("write a lease"))?;
+        }
+        write.commit().map_err(unavailable("write a lease"))
+    }
+
+    fn read_log(&self, log: &str, from: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
+        let read = self.database.begin_read().map_err(unavailable("read a log"))?;
+        let logs = read.open_table(LOGS).map_err(unavailable("read a log"))?;
+        let range = logs.range((log, from)..=(log, u64::MAX)).map_err(unavailable("read a log"))?;
+        range
+            .take(limit)
+            .map(|entry| {
+                let (key, value) = entry.map_err(unavailable("read a log"))?;
+                Ok(LogEntry { sequence: key.value().1, value: value.value().to_vec() })
+            })
+            .collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for EmbeddedStore {
+    async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        Ok(self.shared.lock().get(key).map(|stored| stored.record(key.clone())))
+    }
+
+    async fn list(&self, kind: Kind) -> Result<Vec<Record>, StoreError> {
+        Ok(self.shared.lock().list(kind))
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        self.blocking("commit", move |shared| shared.commit(transaction)).await
+    }
+
+    async fn read_log(
+        &self,
+        log: &LogName,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let log = log.clone();
+        self.blocking("read a log", move |shared| shared.read_log(&log.0, from, limit)).await
+    }
+
+    async fn acquire(
+        &self,
+        lease: &LeaseName,
+        holder: &HolderId,
+        ttl: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        let (name, holder) = (lease.clone(), holder.clone());
+        self.blocking("acquire a lease", move |shared| {
+            let _one_at_a_time = shared.lock();
+            let state = shared.lease(&name)?;
+            let now = shared.clock.now();
+            let acquired = table::acquire(&name, state.as_ref(), &holder, now, ttl);
+            if let Some(lease) = &acquired {
+                shared.set_lease(&name, &table::held(lease))?;
+            }
+            Ok(acquired)
+        })
+        .await
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Lease, StoreError> {
+        let lease = lease.clone();
+        self.blocking("renew a lease", move |shared| {
+            let _one_at_a_time = shared.lock();
+            let state = shared.lease(&lease.name)?;
+            let renewed = table::renew(&lease, state.as_ref(), shared.clock.now(), ttl)?;
+            shared.set_lease(&renewed.name, &table::held(&renewed))?;
+            Ok(renewed)
+        })
+        .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.blocking("release a lease", move |shared| {
+            let _one_at_a_time = shared.lock();
+            let state = shared.lease(&lease.name)?;
+            match table::released(&lease, state.as_ref()) {
+                Some(free) => shared.set_lease(&lease.name, &free),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    fn watch(&self, kind: Kind) -> Watch {
+        self.shared.watchers.watch(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance;
+    use crate::record::Expect;
+
+    #[tokio::test]
+    async fn conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        conformance::run(&|clock| {
+            let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let path = folder.path().join(format!("{number}.redb"));
+            async move { Arc::new(EmbeddedStore::open_with_clock(&path, clock).unwrap()) as _ }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_durable_survives_and_what_is_ephemeral_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let (host, traffic) = (Key::new(Kind::Host, "a"), Key::new(Kind::Traffic, "a"));
+        let log = LogName("migration/m".to_owned());
+        {
+            let store = EmbeddedStore::open(&path).unwrap();
+            let transaction = Transaction::new()
+                .put(host.clone(), Expect::Absent, &1)
+                .unwrap()
+                .put(traffic.clone(), Expect::Any, &2)
+                .unwrap()
+                .append(log.clone(), &"intent")
+                .unwrap();
+            store.commit(transaction).await.unwrap();
+        }
+        let store = EmbeddedStore::open(&path).unwrap();
+        assert_eq!(store.get(&host).await.unwrap().unwrap().parse::<u8>().unwrap().value, 1);
+        assert_eq!(store.get(&traffic).await.unwrap(), None);
+        assert_eq!(store.read_log(&log, 0, 10).await.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_second_opener_is_told_that_the_file_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let _first = EmbeddedStore::open(&path).unwrap();
+        assert!(matches!(EmbeddedStore::open(&path), Err(StoreError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_an_error_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        std::fs::write(&path, b"not a database, but somebody's text").unwrap();
+        assert!(matches!(EmbeddedStore::open(&path), Err(StoreError::Unavailable { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), b"not a database, but somebody's text");
+    }
+}

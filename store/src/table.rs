@@ -1,0 +1,157 @@
+//! The rules of transactions and leases, on plain maps. Both backends decide with this code; they
+//! differ only in where the result is kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use domain::{Epoch, HolderId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::error::StoreError;
+use crate::key::{Key, Kind, LeaseName};
+use crate::record::{Expect, Fence, Generation, Lease, Record, Write};
+
+/// A record as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) generation: Generation,
+    pub(crate) value: Vec<u8>,
+}
+
+impl Stored {
+    pub(crate) fn record(&self, key: Key) -> Record {
+        Record { key, generation: self.generation, value: self.value.clone() }
+    }
+}
+
+/// A lease as it is kept: the epoch outlives the holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeaseState {
+    pub(crate) epoch: Epoch,
+    pub(crate) holder: Option<HolderId>,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// Records by key.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    records: BTreeMap<Key, Stored>,
+}
+
+impl Table {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Stored> {
+        self.records.get(key)
+    }
+
+    pub(crate) fn list(&self, kind: Kind) -> Vec<Record> {
+        self.records
+            .iter()
+            .filter(|(key, _)| key.kind == kind)
+            .map(|(key, stored)| stored.record(key.clone()))
+            .collect()
+    }
+
+    pub(crate) fn set(&mut self, key: Key, stored: Option<Stored>) {
+        match stored {
+            Some(stored) => self.records.insert(key, stored),
+            None => self.records.remove(&key),
+        };
+    }
+}
+
+/// What a write leaves behind, given what is there now.
+pub(crate) fn apply_write(
+    write: &Write,
+    current: Option<&Stored>,
+) -> Result<Option<Stored>, StoreError> {
+    let found = current.map(|stored| stored.generation);
+    let holds = match (write.expect, found) {
+        (Expect::Any, _) | (Expect::Absent, None) => true,
+        (Expect::Absent, Some(_)) | (Expect::Generation(_), None) => false,
+        (Expect::Generation(wanted), Some(found)) => wanted == found,
+    };
+    if !holds {
+        return Err(StoreError::Conflict {
+            key: write.key.to_string(),
+            expected: match write.expect {
+                Expect::Any => "anything".to_owned(),
+                Expect::Absent => "no record".to_owned(),
+                Expect::Generation(wanted) => format!("generation {}", wanted.0),
+            },
+            found: found.map_or("no record".to_owned(), |found| format!("generation {}", found.0)),
+        });
+    }
+    Ok(write.value.as_ref().map(|value| Stored {
+        generation: Generation(found.map_or(0, |found| found.0) + 1),
+        value: value.clone(),
+    }))
+}
+
+/// Refuses a fence below the lease's epoch.
+pub(crate) fn check_fence(fence: &Fence, state: Option<&LeaseState>) -> Result<(), StoreError> {
+    let current = state.map_or(Epoch(0), |state| state.epoch);
+    if fence.epoch == current {
+        Ok(())
+    } else {
+        Err(StoreError::Fenced { lease: fence.lease.0.clone(), ours: fence.epoch, current })
+    }
+}
+
+/// The lease after an attempt to acquire it, or `None` while another holds it.
+pub(crate) fn acquire(
+    name: &LeaseName,
+    state: Option<&LeaseState>,
+    holder: &HolderId,
+    now: Timestamp,
+    ttl: Duration,
+) -> Option<Lease> {
+    if let Some(state) = state {
+        let taken = state.holder.as_ref().is_some_and(|other| other != holder);
+        if taken && now < state.expires_at {
+            return None;
+        }
+    }
+    let epoch = Epoch(state.map_or(0, |state| state.epoch.0) + 1);
+    Some(Lease { name: name.clone(), holder: holder.clone(), epoch, expires_at: end(now, ttl) })
+}
+
+/// The lease after a renewal.
+pub(crate) fn renew(
+    lease: &Lease,
+    state: Option<&LeaseState>,
+    now: Timestamp,
+    ttl: Duration,
+) -> Result<Lease, StoreError> {
+    let fence = Fence { lease: lease.name.clone(), epoch: lease.epoch };
+    check_fence(&fence, state)?;
+    match state.and_then(|state| state.holder.as_ref()) {
+        Some(holder) if *holder == lease.holder => {
+            Ok(Lease { expires_at: end(now, ttl), ..lease.clone() })
+        }
+        Some(_) | None => Err(StoreError::Fenced {
+            lease: lease.name.0.clone(),
+            ours: lease.epoch,
+            current: state.map_or(Epoch(0), |state| state.epoch),
+        }),
+    }
+}
+
+/// What is kept of a lease that is held.
+pub(crate) fn held(lease: &Lease) -> LeaseState {
+    LeaseState {
+        epoch: lease.epoch,
+        holder: Some(lease.holder.clone()),
+        expires_at: lease.expires_at,
+    }
+}
+
+/// What is kept of a lease that was given back, if it was this one.
+pub(crate) fn released(lease: &Lease, state: Option<&LeaseState>) -> Option<LeaseState> {
+    let state = state?;
+    let ours = state.epoch == lease.epoch && state.holder.as_ref() == Some(&lease.holder);
+    ours.then(|| LeaseState { epoch: state.epoch, holder: None, expires_at: Timestamp(0) })
+}
+
+fn end(now: Timestamp, ttl: Duration) -> Timestamp {
+    now.plus(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
