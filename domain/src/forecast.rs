@@ -76,7 +76,9 @@ pub struct Forecast {
 impl Forecast {
     /// The forecast at the horizon nearest to `ahead_ms`.
     pub fn nearest(&self, ahead_ms: u64) -> Option<&HorizonForecast> {
-        self.horizons.iter().min_by_key(|horizon| horizon.ahead_ms.abs_diff(ahead_ms))
+        self.horizons
+            .iter()
+            .min_by_key(|horizon| horizon.ahead_ms.abs_diff(ahead_ms))
     }
 }
 
@@ -92,6 +94,8 @@ pub struct InstanceForecast {
 impl InstanceForecast {
     /// The forecast of one resource.
     pub fn of(&self, resource: Resource) -> Option<&Forecast> {
-        self.forecasts.iter().find(|forecast| forecast.resource == resource)
+        self.forecasts
+            .iter()
+            .find(|forecast| forecast.resource == resource)
     }
 }

@@ -24,7 +24,9 @@ pub struct IdError {
 /// migration's cluster names.
 fn is_valid(text: &str) -> bool {
     let mut chars = text.chars();
-    let first = chars.next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let first = chars
+        .next()
+        .is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     first
         && text.len() <= MAX_ID_LEN
         && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))

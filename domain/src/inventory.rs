@@ -43,7 +43,9 @@ pub struct Isolation {
 }
 
 /// What a migration of an instance may do; unknown means [`ConsistencyClass::SingleWriter`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsistencyClass {
     /// S0: no state; both sides serve, any ramp.
@@ -78,7 +80,9 @@ impl ConsistencyClass {
 }
 
 /// How much an instance matters when somebody must be moved: low priority moves first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Moves first.

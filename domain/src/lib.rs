@@ -9,6 +9,7 @@
 pub mod forecast;
 pub mod ids;
 pub mod inventory;
+pub mod migration;
 pub mod plan;
 pub mod quantile;
 pub mod routing;
@@ -19,12 +20,15 @@ pub mod weight;
 pub use forecast::{Forecast, HorizonForecast, ModelRef, Reading, Readings};
 pub use ids::{HolderId, HostId, IdError, InstanceId, MigrationId, NodeId, PlanId, ServiceId};
 pub use inventory::{
-    Capacity, ConsistencyClass, Endpoint, Hooks, Host, Instance, InstanceSpec, InstanceState, Isolation,
-    Priority, Replica, Reservation, Service,
+    Capacity, ConsistencyClass, Endpoint, Hooks, Host, Instance, InstanceSpec, InstanceState,
+    Isolation, Priority, Replica, Reservation, Service,
 };
+pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phase, step};
 pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
-pub use routing::{MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic};
+pub use routing::{
+    MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
+};
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
 pub use weight::{RampError, RampPlan, Stage, WeightSplit};

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// The levels at which every forecast gives a value.
-pub const QUANTILE_LEVELS: [f64; 13] =
-    [0.01, 0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975, 0.99];
+pub const QUANTILE_LEVELS: [f64; 13] = [
+    0.01, 0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975, 0.99,
+];
 
 /// A distribution by its values at [`QUANTILE_LEVELS`]. The values are finite, not negative, and
 /// never fall from one level to the next.
@@ -29,7 +30,9 @@ pub enum QuantileError {
         value: f64,
     },
     /// A value lies below the one at the level before.
-    #[error("quantile {level} is {value}, below the {before} of the level before: curves never cross")]
+    #[error(
+        "quantile {level} is {value}, below the {before} of the level before: curves never cross"
+    )]
     Crossing {
         /// The level.
         level: f64,
@@ -52,7 +55,11 @@ impl QuantileCurve {
                 return Err(QuantileError::NotADemand { level, value });
             }
             if value < before {
-                return Err(QuantileError::Crossing { level, value, before });
+                return Err(QuantileError::Crossing {
+                    level,
+                    value,
+                    before,
+                });
             }
             before = value;
         }
@@ -152,7 +159,11 @@ impl QuantileCurve {
     /// The curve with every value multiplied by a factor of at least 0.
     #[must_use]
     pub fn scaled(&self, factor: f64) -> Self {
-        let factor = if factor.is_finite() { factor.max(0.0) } else { 1.0 };
+        let factor = if factor.is_finite() {
+            factor.max(0.0)
+        } else {
+            1.0
+        };
         Self(self.0.map(|value| (value * factor).min(f64::MAX)))
     }
 }
@@ -180,9 +191,15 @@ mod tests {
     fn a_curve_that_crosses_or_is_no_demand_is_refused() {
         let mut values = [1.0; 13];
         values[5] = 0.5;
-        assert!(matches!(QuantileCurve::new(values), Err(QuantileError::Crossing { .. })));
+        assert!(matches!(
+            QuantileCurve::new(values),
+            Err(QuantileError::Crossing { .. })
+        ));
         values[5] = f64::NAN;
-        assert!(matches!(QuantileCurve::new(values), Err(QuantileError::NotADemand { .. })));
+        assert!(matches!(
+            QuantileCurve::new(values),
+            Err(QuantileError::NotADemand { .. })
+        ));
         assert!(QuantileCurve::new([-1.0; 13]).is_err());
         assert!(QuantileCurve::rearranged([f64::NAN; 13]).is_none());
     }

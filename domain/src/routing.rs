@@ -138,7 +138,10 @@ impl ZeroTraffic {
         let applied = split == WeightSplit::SHADOW && status.has_applied(routing.revision);
         let forced = in_progress > 0;
         let drained = !forced || deadline == DrainDeadline::Passed;
-        (applied && drained).then_some(Self { revision: routing.revision, forced })
+        (applied && drained).then_some(Self {
+            revision: routing.revision,
+            forced,
+        })
     }
 
     /// The revision whose acknowledgements prove it.

@@ -48,7 +48,9 @@ pub struct LatencyHistogram {
 
 impl Default for LatencyHistogram {
     fn default() -> Self {
-        Self { buckets: [0; BUCKETS] }
+        Self {
+            buckets: [0; BUCKETS],
+        }
     }
 }
 
@@ -77,7 +79,9 @@ impl LatencyHistogram {
 
     /// All requests counted.
     pub fn total(&self) -> u64 {
-        self.buckets.iter().fold(0, |sum, &count| sum.saturating_add(count))
+        self.buckets
+            .iter()
+            .fold(0, |sum, &count| sum.saturating_add(count))
     }
 
     /// Adds another histogram.
@@ -110,7 +114,9 @@ impl LatencyHistogram {
             let here = count as f64;
             if count > 0 && below + here >= wanted {
                 let low = index.checked_sub(1).map_or(0, |i| LATENCY_EDGES_US[i]) as f64;
-                let high = LATENCY_EDGES_US.get(index).map_or(low * 1.5, |&edge| edge as f64);
+                let high = LATENCY_EDGES_US
+                    .get(index)
+                    .map_or(low * 1.5, |&edge| edge as f64);
                 return Some(low + (high - low) * ((wanted - below) / here).clamp(0.0, 1.0));
             }
             below += here;

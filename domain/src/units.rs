@@ -207,7 +207,10 @@ mod tests {
     #[test]
     fn a_share_above_the_whole_is_refused_by_name() {
         let error = BasisPoints::new(10_001).unwrap_err();
-        assert_eq!(error.to_string(), "basis points 10001 is out of range: allowed is 0 to 10000");
+        assert_eq!(
+            error.to_string(),
+            "basis points 10001 is out of range: allowed is 0 to 10000"
+        );
         assert!(serde_json::from_str::<BasisPoints>("70000").is_err());
     }
 

@@ -20,9 +20,13 @@ pub struct WeightSplit {
 
 impl WeightSplit {
     /// All traffic to the original.
-    pub const ORIGINAL: Self = Self { shadow: BasisPoints::ZERO };
+    pub const ORIGINAL: Self = Self {
+        shadow: BasisPoints::ZERO,
+    };
     /// All traffic to the shadow.
-    pub const SHADOW: Self = Self { shadow: BasisPoints::ALL };
+    pub const SHADOW: Self = Self {
+        shadow: BasisPoints::ALL,
+    };
 
     /// A split that gives the shadow this share.
     pub const fn shadow_share(shadow: BasisPoints) -> Self {
@@ -109,7 +113,11 @@ impl RampPlan {
         for (index, stage) in stages.iter().enumerate() {
             let weight = stage.shadow.get();
             if weight <= before {
-                return Err(RampError::NotRising { index, weight, before });
+                return Err(RampError::NotRising {
+                    index,
+                    weight,
+                    before,
+                });
             }
             before = weight;
         }
@@ -134,7 +142,9 @@ impl RampPlan {
 
     /// Least time the whole ramp takes, in milliseconds.
     pub fn least_duration_ms(&self) -> u64 {
-        self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.hold_ms))
+        self.stages
+            .iter()
+            .fold(0, |sum, stage| sum.saturating_add(stage.hold_ms))
     }
 }
 
@@ -158,7 +168,10 @@ mod tests {
     use super::*;
 
     fn stage(shadow: u32) -> Stage {
-        Stage { shadow: BasisPoints::new(shadow).unwrap(), hold_ms: 10 }
+        Stage {
+            shadow: BasisPoints::new(shadow).unwrap(),
+            hold_ms: 10,
+        }
     }
 
     #[test]
@@ -166,8 +179,14 @@ mod tests {
         let of = |weights: &[u32]| RampPlan::new(weights.iter().copied().map(stage).collect());
         assert_eq!(of(&[]), Err(RampError::Empty));
         assert_eq!(of(&[100, 5_000]), Err(RampError::NotComplete(5_000)));
-        assert!(matches!(of(&[0, 10_000]), Err(RampError::NotRising { index: 0, .. })));
-        assert!(matches!(of(&[100, 100, 10_000]), Err(RampError::NotRising { index: 1, .. })));
+        assert!(matches!(
+            of(&[0, 10_000]),
+            Err(RampError::NotRising { index: 0, .. })
+        ));
+        assert!(matches!(
+            of(&[100, 100, 10_000]),
+            Err(RampError::NotRising { index: 1, .. })
+        ));
         assert!(serde_json::from_str::<RampPlan>("[]").is_err());
     }
 

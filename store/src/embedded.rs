@@ -49,7 +49,10 @@ struct Shared {
 
 /// Names the failed operation in any error of the database.
 fn unavailable<E: std::fmt::Display>(operation: &'static str) -> impl Fn(E) -> StoreError {
-    move |source| StoreError::Unavailable { operation, reason: source.to_string() }
+    move |source| StoreError::Unavailable {
+        operation,
+        reason: source.to_string(),
+    }
 }
 
 fn encode<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StoreError> {
@@ -81,14 +84,16 @@ impl EmbeddedStore {
     /// # Errors
     /// As [`EmbeddedStore::open`].
     pub fn open_with_clock(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|source| match source {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                StoreError::Locked { path: path.display().to_string() }
+        let database = Database::create(path).map_err(|source| {
+            let path = path.display().to_string();
+            if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
+                StoreError::Locked { path }
+            } else {
+                StoreError::Unavailable {
+                    operation: "open the file",
+                    reason: format!("{path}: {source}"),
+                }
             }
-            other => StoreError::Unavailable {
-                operation: "open the file",
-                reason: format!("{}: {other}", path.display()),
-            },
         })?;
         let table = load(&database)?;
         Ok(Self {
@@ -116,14 +121,26 @@ impl EmbeddedStore {
 
 /// Makes the tables and reads all records.
 fn load(database: &Database) -> Result<Table, StoreError> {
-    let begin = database.begin_write().map_err(unavailable("open the file"))?;
-    begin.open_table(RECORDS).map_err(unavailable("open the records"))?;
-    begin.open_table(LOGS).map_err(unavailable("open the logs"))?;
-    begin.open_table(LEASES).map_err(unavailable("open the leases"))?;
+    let begin = database
+        .begin_write()
+        .map_err(unavailable("open the file"))?;
+    begin
+        .open_table(RECORDS)
+        .map_err(unavailable("open the records"))?;
+    begin
+        .open_table(LOGS)
+        .map_err(unavailable("open the logs"))?;
+    begin
+        .open_table(LEASES)
+        .map_err(unavailable("open the leases"))?;
     begin.commit().map_err(unavailable("open the file"))?;
 
-    let read = database.begin_read().map_err(unavailable("read the records"))?;
-    let records = read.open_table(RECORDS).map_err(unavailable("read the records"))?;
+    let read = database
+        .begin_read()
+        .map_err(unavailable("read the records"))?;
+    let records = read
+        .open_table(RECORDS)
+        .map_err(unavailable("read the records"))?;
     let mut table = Table::default();
     for entry in records.iter().map_err(unavailable("read the records"))? {
         let (name, value) = entry.map_err(unavailable("read the records"))?;
@@ -161,7 +178,9 @@ impl Shared {
 
         let mut committed = Committed::default();
         for (write, result) in transaction.writes.into_iter().zip(results) {
-            committed.generations.push(result.as_ref().map(|stored| stored.generation));
+            committed
+                .generations
+                .push(result.as_ref().map(|stored| stored.generation));
             let change = match &result {
                 Some(stored) => Change::Put(stored.record(write.key.clone())),
                 None => Change::Deleted(write.key.clone()),
@@ -202,7 +221,9 @@ impl Shared {
                 match result {
                     Some(stored) => {
                         let bytes = encode(&name, stored)?;
-                        records.insert(name.as_str(), bytes.as_slice()).map_err(&failed)?;
+                        records
+                            .insert(name.as_str(), bytes.as_slice())
+                            .map_err(&failed)?;
                     }
                     None => {
                         records.remove(name.as_str()).map_err(&failed)?;
@@ -219,24 +240,39 @@ impl Shared {
                     .transpose()
                     .map_err(&failed)?
                     .map_or(0, |(key, _)| key.value().1);
-                logs.insert((name, last + 1), entry.as_slice()).map_err(&failed)?;
+                logs.insert((name, last + 1), entry.as_slice())
+                    .map_err(&failed)?;
             }
         }
         write.commit().map_err(unavailable("write"))
     }
 
     fn lease(&self, name: &LeaseName) -> Result<Option<LeaseState>, StoreError> {
-        let read = self.database.begin_read().map_err(unavailable("read a lease"))?;
-        let leases = read.open_table(LEASES).map_err(unavailable("read a lease"))?;
-        let found = leases.get(name.0.as_str()).map_err(unavailable("read a lease"))?;
-        found.map(|value| decode(&name.0, value.value())).transpose()
+        let read = self
+            .database
+            .begin_read()
+            .map_err(unavailable("read a lease"))?;
+        let leases = read
+            .open_table(LEASES)
+            .map_err(unavailable("read a lease"))?;
+        let found = leases
+            .get(name.0.as_str())
+            .map_err(unavailable("read a lease"))?;
+        found
+            .map(|value| decode(&name.0, value.value()))
+            .transpose()
     }
 
     fn set_lease(&self, name: &LeaseName, state: &LeaseState) -> Result<(), StoreError> {
         let bytes = encode(&name.0, state)?;
-        let write = self.database.begin_write().map_err(unavailable("write a lease"))?;
+        let write = self
+            .database
+            .begin_write()
+            .map_err(unavailable("write a lease"))?;
         {
-            let mut leases = write.open_table(LEASES).map_err(unavailable("write a lease"))?;
+            let mut leases = write
+                .open_table(LEASES)
+                .map_err(unavailable("write a lease"))?;
             leases
                 .insert(name.0.as_str(), bytes.as_slice())
                 .map_err(unavailable("write a lease"))?;
@@ -245,14 +281,22 @@ impl Shared {
     }
 
     fn read_log(&self, log: &str, from: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        let read = self.database.begin_read().map_err(unavailable("read a log"))?;
+        let read = self
+            .database
+            .begin_read()
+            .map_err(unavailable("read a log"))?;
         let logs = read.open_table(LOGS).map_err(unavailable("read a log"))?;
-        let range = logs.range((log, from)..=(log, u64::MAX)).map_err(unavailable("read a log"))?;
+        let range = logs
+            .range((log, from)..=(log, u64::MAX))
+            .map_err(unavailable("read a log"))?;
         range
             .take(limit)
             .map(|entry| {
                 let (key, value) = entry.map_err(unavailable("read a log"))?;
-                Ok(LogEntry { sequence: key.value().1, value: value.value().to_vec() })
+                Ok(LogEntry {
+                    sequence: key.value().1,
+                    value: value.value().to_vec(),
+                })
             })
             .collect()
     }
@@ -261,7 +305,11 @@ impl Shared {
 #[async_trait::async_trait]
 impl Store for EmbeddedStore {
     async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        Ok(self.shared.lock().get(key).map(|stored| stored.record(key.clone())))
+        Ok(self
+            .shared
+            .lock()
+            .get(key)
+            .map(|stored| stored.record(key.clone())))
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Record>, StoreError> {
@@ -269,7 +317,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
-        self.blocking("commit", move |shared| shared.commit(transaction)).await
+        self.blocking("commit", move |shared| shared.commit(transaction))
+            .await
     }
 
     async fn read_log(
@@ -279,7 +328,10 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let log = log.clone();
-        self.blocking("read a log", move |shared| shared.read_log(&log.0, from, limit)).await
+        self.blocking("read a log", move |shared| {
+            shared.read_log(&log.0, from, limit)
+        })
+        .await
     }
 
     async fn acquire(
@@ -368,7 +420,17 @@ mod tests {
             store.commit(transaction).await.unwrap();
         }
         let store = EmbeddedStore::open(&path).unwrap();
-        assert_eq!(store.get(&host).await.unwrap().unwrap().parse::<u8>().unwrap().value, 1);
+        assert_eq!(
+            store
+                .get(&host)
+                .await
+                .unwrap()
+                .unwrap()
+                .parse::<u8>()
+                .unwrap()
+                .value,
+            1
+        );
         assert_eq!(store.get(&traffic).await.unwrap(), None);
         assert_eq!(store.read_log(&log, 0, 10).await.unwrap().len(), 1);
     }
@@ -378,7 +440,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         let _first = EmbeddedStore::open(&path).unwrap();
-        assert!(matches!(EmbeddedStore::open(&path), Err(StoreError::Locked { .. })));
+        assert!(matches!(
+            EmbeddedStore::open(&path),
+            Err(StoreError::Locked { .. })
+        ));
     }
 
     #[test]
@@ -386,7 +451,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         std::fs::write(&path, b"not a database, but somebody's text").unwrap();
-        assert!(matches!(EmbeddedStore::open(&path), Err(StoreError::Unavailable { .. })));
-        assert_eq!(std::fs::read(&path).unwrap(), b"not a database, but somebody's text");
+        assert!(matches!(
+            EmbeddedStore::open(&path),
+            Err(StoreError::Unavailable { .. })
+        ));
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            b"not a database, but somebody's text"
+        );
     }
 }

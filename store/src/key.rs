@@ -114,7 +114,10 @@ pub struct Key {
 impl Key {
     /// The key of a thing.
     pub fn new(kind: Kind, id: impl Into<String>) -> Self {
-        Self { kind, id: id.into() }
+        Self {
+            kind,
+            id: id.into(),
+        }
     }
 }
 

@@ -36,7 +36,11 @@ impl MemoryStore {
 
     /// An empty store on another clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, watchers: Watchers::new(), inner: Mutex::default() }
+        Self {
+            clock,
+            watchers: Watchers::new(),
+            inner: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -55,7 +59,11 @@ impl Default for MemoryStore {
 #[async_trait::async_trait]
 impl Store for MemoryStore {
     async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        Ok(self.lock().table.get(key).map(|stored| stored.record(key.clone())))
+        Ok(self
+            .lock()
+            .table
+            .get(key)
+            .map(|stored| stored.record(key.clone())))
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Record>, StoreError> {
@@ -73,7 +81,9 @@ impl Store for MemoryStore {
         }
         let mut committed = Committed::default();
         for (write, result) in transaction.writes.into_iter().zip(results) {
-            committed.generations.push(result.as_ref().map(|stored| stored.generation));
+            committed
+                .generations
+                .push(result.as_ref().map(|stored| stored.generation));
             let change = match &result {
                 Some(stored) => Change::Put(stored.record(write.key.clone())),
                 None => Change::Deleted(write.key.clone()),
@@ -100,7 +110,10 @@ impl Store for MemoryStore {
             .zip(entries)
             .filter(|(sequence, _)| *sequence >= from)
             .take(limit)
-            .map(|(sequence, value)| LogEntry { sequence, value: value.clone() })
+            .map(|(sequence, value)| LogEntry {
+                sequence,
+                value: value.clone(),
+            })
             .collect())
     }
 
@@ -122,7 +135,9 @@ impl Store for MemoryStore {
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Lease, StoreError> {
         let mut inner = self.lock();
         let renewed = table::renew(lease, inner.leases.get(&lease.name), self.clock.now(), ttl)?;
-        inner.leases.insert(lease.name.clone(), table::held(&renewed));
+        inner
+            .leases
+            .insert(lease.name.clone(), table::held(&renewed));
         Ok(renewed)
     }
 

@@ -37,10 +37,14 @@ impl Record {
     /// [`StoreError::Malformed`], naming the key, when it is not a `T`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<Typed<T>, StoreError> {
         match serde_json::from_slice(&self.value) {
-            Ok(value) => Ok(Typed { generation: self.generation, value }),
-            Err(source) => {
-                Err(StoreError::Malformed { what: self.key.to_string(), reason: source.to_string() })
-            }
+            Ok(value) => Ok(Typed {
+                generation: self.generation,
+                value,
+            }),
+            Err(source) => Err(StoreError::Malformed {
+                what: self.key.to_string(),
+                reason: source.to_string(),
+            }),
         }
     }
 }
@@ -96,7 +100,10 @@ impl Transaction {
     /// Makes it conditional on the lease.
     #[must_use]
     pub fn fenced(mut self, lease: &Lease) -> Self {
-        self.fence = Some(Fence { lease: lease.name.clone(), epoch: lease.epoch });
+        self.fence = Some(Fence {
+            lease: lease.name.clone(),
+            epoch: lease.epoch,
+        });
         self
     }
 
@@ -114,14 +121,22 @@ impl Transaction {
             what: key.to_string(),
             reason: source.to_string(),
         })?;
-        self.writes.push(Write { key, expect, value: Some(bytes) });
+        self.writes.push(Write {
+            key,
+            expect,
+            value: Some(bytes),
+        });
         Ok(self)
     }
 
     /// Adds a deletion.
     #[must_use]
     pub fn delete(mut self, key: Key, expect: Expect) -> Self {
-        self.writes.push(Write { key, expect, value: None });
+        self.writes.push(Write {
+            key,
+            expect,
+            value: None,
+        });
         self
     }
 

@@ -20,7 +20,11 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn record(&self, key: Key) -> Record {
-        Record { key, generation: self.generation, value: self.value.clone() }
+        Record {
+            key,
+            generation: self.generation,
+            value: self.value.clone(),
+        }
     }
 }
 
@@ -78,7 +82,9 @@ pub(crate) fn apply_write(
                 Expect::Absent => "no record".to_owned(),
                 Expect::Generation(wanted) => format!("generation {}", wanted.0),
             },
-            found: found.map_or("no record".to_owned(), |found| format!("generation {}", found.0)),
+            found: found.map_or("no record".to_owned(), |found| {
+                format!("generation {}", found.0)
+            }),
         });
     }
     Ok(write.value.as_ref().map(|value| Stored {
@@ -93,7 +99,11 @@ pub(crate) fn check_fence(fence: &Fence, state: Option<&LeaseState>) -> Result<(
     if fence.epoch == current {
         Ok(())
     } else {
-        Err(StoreError::Fenced { lease: fence.lease.0.clone(), ours: fence.epoch, current })
+        Err(StoreError::Fenced {
+            lease: fence.lease.0.clone(),
+            ours: fence.epoch,
+            current,
+        })
     }
 }
 
@@ -112,7 +122,12 @@ pub(crate) fn acquire(
         }
     }
     let epoch = Epoch(state.map_or(0, |state| state.epoch.0) + 1);
-    Some(Lease { name: name.clone(), holder: holder.clone(), epoch, expires_at: end(now, ttl) })
+    Some(Lease {
+        name: name.clone(),
+        holder: holder.clone(),
+        epoch,
+        expires_at: end(now, ttl),
+    })
 }
 
 /// The lease after a renewal.
@@ -122,12 +137,16 @@ pub(crate) fn renew(
     now: Timestamp,
     ttl: Duration,
 ) -> Result<Lease, StoreError> {
-    let fence = Fence { lease: lease.name.clone(), epoch: lease.epoch };
+    let fence = Fence {
+        lease: lease.name.clone(),
+        epoch: lease.epoch,
+    };
     check_fence(&fence, state)?;
     match state.and_then(|state| state.holder.as_ref()) {
-        Some(holder) if *holder == lease.holder => {
-            Ok(Lease { expires_at: end(now, ttl), ..lease.clone() })
-        }
+        Some(holder) if *holder == lease.holder => Ok(Lease {
+            expires_at: end(now, ttl),
+            ..lease.clone()
+        }),
         Some(_) | None => Err(StoreError::Fenced {
             lease: lease.name.0.clone(),
             ours: lease.epoch,
@@ -149,7 +168,11 @@ pub(crate) fn held(lease: &Lease) -> LeaseState {
 pub(crate) fn released(lease: &Lease, state: Option<&LeaseState>) -> Option<LeaseState> {
     let state = state?;
     let ours = state.epoch == lease.epoch && state.holder.as_ref() == Some(&lease.holder);
-    ours.then(|| LeaseState { epoch: state.epoch, holder: None, expires_at: Timestamp(0) })
+    ours.then_some(LeaseState {
+        epoch: state.epoch,
+        holder: None,
+        expires_at: Timestamp(0),
+    })
 }
 
 fn end(now: Timestamp, ttl: Duration) -> Timestamp {

@@ -56,7 +56,12 @@ pub(crate) struct Watchers {
 
 impl Watchers {
     pub(crate) fn new() -> Self {
-        Self { senders: Kind::ALL.iter().map(|_| broadcast::channel(CAPACITY).0).collect() }
+        Self {
+            senders: Kind::ALL
+                .iter()
+                .map(|_| broadcast::channel(CAPACITY).0)
+                .collect(),
+        }
     }
 
     fn sender(&self, kind: Kind) -> Option<&broadcast::Sender<Change>> {

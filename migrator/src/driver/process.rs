@@ -1,1 +1,245 @@
-//! placeholder
+//! The process driver: an instance is a child process on a "host" that is a share of this machine.
+//!
+//! # What is where
+//! ```text
+//! <root>/epoch                       the highest epoch seen (fsynced): the fence
+//! <root>/replicas/<tag>/replica.json who runs there: pid, start time, port, spec, phase
+//! <root>/replicas/<tag>/state/       the replica's state directory
+//! <root>/replicas/<tag>/manifest     block hashes of what was copied (shadows, while syncing)
+//! <root>/replicas/<tag>/log          what the process prints
+//! ```
+//! An original's tag is its instance's id, a shadow's tag is its migration's id, and a shadow that
+//! has become the instance keeps its tag. The files are the truth: nothing that matters is only in
+//! memory, so a driver that is opened anew adopts what its predecessor started.
+//!
+//! # Flow
+//! [`start`](crate::driver::Driver::start): port → `replica.json` → limits → spawn → healthy.
+//! A migration: `prepare_shadow` (directory, port) → `sync_round`… (changed blocks only) → `fork`
+//! (rest, last delta, go on, spawn from the copy, healthy) → `reidentify` → `verify` → and, after
+//! the ramp, `terminate` of the original; or `destroy_shadow` at any time.
+//!
+//! # Ownership
+//! One operation at a time per tag ([`tags`]). Processes run in a process group of their own with
+//! no tie to the driver: its death does not touch them. They are known by process id *and* start
+//! time *and* boot, so a recycled process id is never signalled ([`proc`]).
+//!
+//! # Failure paths
+//! - The caller is dropped or the copy hangs: a guard task lets the original go on within the
+//!   pause budget, and a watchdog process does the same when the whole driver dies ([`pause`]).
+//! - The driver dies between two files: `replica.json` is written before what it announces, so the
+//!   repetition finds it. A manifest is removed before the copy changes and written after.
+//! - A start that fails leaves no directory, no port and no control group.
+
+mod cgroup;
+mod config;
+mod copy;
+mod end;
+mod fence;
+mod fork;
+mod hooks;
+mod launch;
+mod manifest;
+mod pause;
+mod ports;
+mod proc;
+mod record;
+mod tags;
+mod usage;
+mod verify;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use domain::{Endpoint, Host, Instance, InstanceSpec, Reading, Replica, ZeroTraffic};
+
+pub use config::{CgroupPolicy, ProcessConfig};
+
+use crate::driver::{Capabilities, Driver, DriverError, Forked, OpContext, SyncReport, Verified};
+use cgroup::Cgroups;
+use fence::Fence;
+use ports::Ports;
+use record::{Folders, Phase};
+use tags::Tags;
+use usage::Sample;
+
+/// Runs instances as child processes. See the module's documentation.
+#[derive(Debug)]
+pub struct ProcessDriver {
+    config: ProcessConfig,
+    folders: Folders,
+    fence: Fence,
+    ports: Ports,
+    cgroups: Cgroups,
+    tags: Tags,
+    samples: Mutex<HashMap<String, Sample>>,
+}
+
+/// What failed and will fail again.
+fn failed(
+    operation: &'static str,
+    subject: impl Into<String>,
+    reason: impl ToString,
+) -> DriverError {
+    DriverError::Failed { operation, subject: subject.into(), reason: reason.to_string() }
+}
+
+/// What may be repeated.
+fn transient(
+    operation: &'static str,
+    subject: impl Into<String>,
+    reason: impl ToString,
+) -> DriverError {
+    DriverError::Transient { operation, subject: subject.into(), reason: reason.to_string() }
+}
+
+impl ProcessDriver {
+    /// Opens the driver over its root folder and adopts what runs there: an original that was at
+    /// rest when the last driver died goes on.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`] when the root cannot be made or written, or the configuration makes
+    /// no sense.
+    pub fn open(config: ProcessConfig) -> Result<Arc<Self>, DriverError> {
+        const OPERATION: &str = "open driver at";
+        config.check()?;
+        let subject = config.root.display().to_string();
+        std::fs::create_dir_all(config.root.join("replicas"))
+            .map_err(|error| failed(OPERATION, subject.clone(), error))?;
+        // Processes are given absolute paths, whatever the driver's working directory becomes.
+        let root = std::fs::canonicalize(&config.root)
+            .map_err(|error| failed(OPERATION, subject, error))?;
+        let folders = Folders::new(&root);
+        let hash = blake3::hash(root.as_os_str().as_encoded_bytes());
+        let driver = Self {
+            fence: Fence::new(&root),
+            ports: Ports::new(config.ports.clone(), hash.as_bytes(), &root),
+            cgroups: Cgroups::detect(config.cgroups, &hash.to_hex()[..8]),
+            folders,
+            tags: Tags::default(),
+            samples: Mutex::default(),
+            config,
+        };
+        driver.wake_all();
+        Ok(Arc::new(driver))
+    }
+
+    /// Lets every original go on that was at rest when the last driver died.
+    fn wake_all(&self) {
+        for mut record in self.folders.all() {
+            if record.phase == Phase::Quiescing {
+                tracing::warn!(replica = record.tag, "was at rest when the driver died; it goes on");
+                pause::wake(&record);
+                record.phase = Phase::Running;
+                if let Err(error) = self.folders.save(&record) {
+                    tracing::warn!(replica = record.tag, %error, "could not note that it goes on");
+                }
+            }
+        }
+    }
+
+    /// Stops every replica under the root and removes directories and control groups. The epoch
+    /// stays: a stale leader remains stale.
+    ///
+    /// # Errors
+    /// The first failure, after everything was tried.
+    pub async fn cleanup_all(&self) -> Result<(), DriverError> {
+        let tags = self.folders.tags();
+        let ends = tags.iter().map(|tag| self.end_tag("clean up", tag, None));
+        let outcomes = futures::future::join_all(ends).await;
+        self.cgroups.remove_base();
+        outcomes.into_iter().collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Driver for ProcessDriver {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            incremental_sync: true,
+            enforces_capacity: self.cgroups.limits_cpu(),
+            reverse_sync: false,
+            pause_budget: self.config.pause_budget,
+        }
+    }
+
+    async fn start(&self, spec: &InstanceSpec, host: &Host) -> Result<Replica, DriverError> {
+        self.start_original(spec, host).await
+    }
+
+    async fn prepare_shadow(
+        &self,
+        ctx: &OpContext,
+        instance: &Instance,
+        target: &Host,
+    ) -> Result<Endpoint, DriverError> {
+        self.fence.admit("prepare shadow", ctx.epoch)?;
+        self.prepare(ctx, instance, target).await
+    }
+
+    async fn sync_round(
+        &self,
+        ctx: &OpContext,
+        instance: &Instance,
+    ) -> Result<SyncReport, DriverError> {
+        self.fence.admit("sync", ctx.epoch)?;
+        self.sync(ctx, instance).await
+    }
+
+    async fn fork(
+        &self,
+        ctx: &OpContext,
+        instance: &Instance,
+        target: &Host,
+    ) -> Result<Forked, DriverError> {
+        self.fence.admit("fork", ctx.epoch)?;
+        self.fork_shadow(ctx, instance, target).await
+    }
+
+    async fn reidentify(
+        &self,
+        ctx: &OpContext,
+        instance: &Instance,
+        shadow: &Replica,
+    ) -> Result<(), DriverError> {
+        self.fence.admit("re-identify", ctx.epoch)?;
+        self.give_identity(ctx, instance, shadow).await
+    }
+
+    async fn verify(
+        &self,
+        ctx: &OpContext,
+        instance: &Instance,
+        shadow: &Replica,
+    ) -> Result<Verified, DriverError> {
+        self.fence.admit("verify", ctx.epoch)?;
+        self.check_shadow(ctx, instance, shadow).await
+    }
+
+    async fn terminate(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        proof: &ZeroTraffic,
+    ) -> Result<(), DriverError> {
+        self.fence.admit("terminate", ctx.epoch)?;
+        self.terminate_original(ctx, original, proof).await
+    }
+
+    async fn destroy_shadow(&self, ctx: &OpContext) -> Result<(), DriverError> {
+        self.fence.admit("destroy shadow", ctx.epoch)?;
+        self.destroy(ctx).await
+    }
+
+    async fn find_by_tag(&self, tag: &str) -> Result<Option<Replica>, DriverError> {
+        let record = self.folders.load(tag).map_err(|error| transient("find", tag, error))?;
+        Ok(record.as_ref().and_then(record::Record::running))
+    }
+
+    async fn stop(&self, replica: &Replica) -> Result<(), DriverError> {
+        self.end_tag("stop", &replica.tag, Some(replica)).await
+    }
+
+    async fn reading(&self, replica: &Replica) -> Result<Option<Reading>, DriverError> {
+        self.measure(replica)
+    }
+}

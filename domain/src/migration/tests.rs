@@ -1,0 +1,453 @@
+//! Walks every transition, and looks for event sequences that break an invariant.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{HostId, InstanceId, MigrationId, PlanId, ServiceId};
+use crate::inventory::{Endpoint, Instance, InstanceState, Replica};
+use crate::plan::Move;
+use crate::routing::{
+    DrainDeadline, MigrationRouting, Routing, RoutingState, RoutingStatus, ZeroTraffic,
+};
+use crate::units::{BasisPoints, Epoch, Resources, Timestamp};
+use crate::weight::{RampPlan, Stage, WeightSplit};
+
+fn replica(name: &str, port: u16) -> Replica {
+    Replica {
+        host: HostId::new(name).unwrap(),
+        endpoint: Endpoint(([127, 0, 0, 1], port).into()),
+        handle: "1".to_owned(),
+        tag: name.to_owned(),
+    }
+}
+
+fn proof() -> ZeroTraffic {
+    let routing = Routing {
+        service: ServiceId::new("s").unwrap(),
+        revision: 1,
+        epoch: Epoch(1),
+        migration: Some(MigrationRouting {
+            migration: MigrationId::new("m").unwrap(),
+            instance: InstanceId::new("i").unwrap(),
+            original: replica("a", 1).endpoint,
+            shadow: replica("b", 2).endpoint,
+            split: WeightSplit::SHADOW,
+            mirror: false,
+        }),
+    };
+    let status = RoutingStatus {
+        service: routing.service.clone(),
+        revision: 1,
+        state: RoutingState::Applied,
+        nodes: BTreeMap::new(),
+        at: Timestamp(0),
+    };
+    ZeroTraffic::prove(&routing, &status, 0, DrainDeadline::Ahead).unwrap()
+}
+
+fn planned() -> Migration {
+    let stage = |shadow| Stage {
+        shadow: BasisPoints::new(shadow).unwrap(),
+        hold_ms: 1,
+    };
+    let spec = serde_json::from_str(r#"{"id":"i","service":"s","argv":["x"],"class":"stateless"}"#);
+    let instance = Instance {
+        spec: spec.unwrap(),
+        replica: replica("a", 1),
+        state: InstanceState::Running,
+        placed_at: Timestamp(0),
+    };
+    let intent = Move {
+        instance: instance.spec.id.clone(),
+        from: HostId::new("a").unwrap(),
+        target: HostId::new("b").unwrap(),
+        ramp: RampPlan::new(vec![stage(100), stage(5_000), stage(10_000)]).unwrap(),
+        reserve: Resources::default(),
+        score: 1.0,
+        reasons: Vec::new(),
+    };
+    Migration::new(
+        MigrationId::new("m").unwrap(),
+        PlanId::new("p").unwrap(),
+        &instance,
+        &intent,
+        Limits::default(),
+        Epoch(1),
+        Timestamp(0),
+    )
+}
+
+fn at(what: What) -> Event {
+    Event {
+        at: Timestamp(1),
+        what,
+    }
+}
+
+/// The outcome that a healthy world gives.
+fn good_outcome(kind: &EffectKind) -> Outcome {
+    match kind {
+        EffectKind::PrepareShadow => Outcome::Prepared(replica("b", 2).endpoint),
+        EffectKind::SyncRound => Outcome::Synced { lag_bytes: 0 },
+        EffectKind::Fork => Outcome::Forked(replica("b", 2)),
+        EffectKind::Judge(_) => Outcome::Judged(Verdict::Promote {
+            reason: "no worse".to_owned(),
+        }),
+        EffectKind::AwaitDrain => Outcome::Drained(proof()),
+        EffectKind::Reserve
+        | EffectKind::Reidentify
+        | EffectKind::Verify
+        | EffectKind::Route(_)
+        | EffectKind::Adopt
+        | EffectKind::Terminate { .. }
+        | EffectKind::Release
+        | EffectKind::Undo(_) => Outcome::Done,
+    }
+}
+
+fn succeed(record: &Migration) -> Event {
+    let pending = record.pending.as_ref().expect("something is pending");
+    at(What::Succeeded {
+        op: pending.op,
+        outcome: good_outcome(&pending.kind),
+    })
+}
+
+fn started() -> Migration {
+    step(&planned(), at(What::Start)).unwrap().0
+}
+
+/// Drives a healthy world until `stop` says so or nothing is pending.
+fn drive(mut record: Migration, stop: impl Fn(&Migration) -> bool) -> (Migration, Vec<EffectKind>) {
+    let mut done = Vec::new();
+    while !stop(&record) && !record.phase.is_final() {
+        done.push(record.pending.clone().expect("pending").kind);
+        record = step(&record, succeed(&record)).unwrap().0;
+    }
+    (record, done)
+}
+
+#[test]
+fn a_healthy_migration_walks_all_phases_in_order() {
+    let (record, _) = drive(started(), |_| false);
+    let names: Vec<_> = record
+        .history
+        .iter()
+        .map(|entered| entered.phase.name())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "planned",
+            "host reserved",
+            "shadow creating",
+            "syncing",
+            "forking",
+            "re-identifying",
+            "verifying",
+            "mirroring",
+            "ramping",
+            "ramping",
+            "soaking",
+            "draining",
+            "committed",
+            "terminating",
+            "done"
+        ]
+    );
+    assert!(record.undo.is_empty());
+    assert!(record.pending.is_none());
+}
+
+#[test]
+fn weights_rise_only_after_verification_and_end_at_everything() {
+    let (_, done) = drive(started(), |_| false);
+    let verified = done
+        .iter()
+        .position(|kind| *kind == EffectKind::Verify)
+        .unwrap();
+    let weights: Vec<_> = done
+        .iter()
+        .enumerate()
+        .filter_map(|(index, kind)| match kind {
+            EffectKind::Route(to) => Some((index, to.split.shadow().get())),
+            _ => None,
+        })
+        .collect();
+    assert!(weights.iter().all(|(index, _)| *index > verified));
+    let shares: Vec<_> = weights.iter().map(|(_, share)| *share).collect();
+    assert_eq!(shares, [0, 100, 5_000, 10_000]);
+}
+
+#[test]
+fn a_failed_shadow_is_undone_in_reverse_order() {
+    let (record, _) = drive(started(), |r| {
+        matches!(r.phase, Phase::Ramping { stage: 1 })
+    });
+    let record = step(&record, succeed(&record)).unwrap().0;
+    let op = record.pending.as_ref().unwrap().op;
+    let verdict = Verdict::Rollback {
+        reason: "slower".to_owned(),
+    };
+    let event = at(What::Succeeded {
+        op,
+        outcome: Outcome::Judged(verdict),
+    });
+    let (record, _) = step(&record, event).unwrap();
+    assert_eq!(record.phase, Phase::RollingBack);
+    let (record, undone) = drive(record, |_| false);
+    assert_eq!(
+        undone,
+        [
+            Undo::ShiftBack,
+            Undo::RestoreRouting,
+            Undo::DestroyShadow,
+            Undo::ReleaseReservation
+        ]
+        .map(EffectKind::Undo)
+    );
+    assert_eq!(record.phase, Phase::RolledBack);
+    assert_eq!(record.failure.as_deref(), Some("slower"));
+}
+
+#[test]
+fn an_effect_is_repeated_with_the_same_operation_and_then_undone() {
+    let mut record = drive(started(), |r| r.phase == Phase::Verifying).0;
+    let op = record.pending.as_ref().unwrap().op;
+    for attempt in 1..=3 {
+        assert_eq!(record.pending.as_ref().unwrap().op, op);
+        assert_eq!(record.pending.as_ref().unwrap().attempts, attempt);
+        let failed = What::Failed {
+            op,
+            error: "no answer".to_owned(),
+            may_retry: true,
+        };
+        record = step(&record, at(failed)).unwrap().0;
+    }
+    assert_eq!(record.phase, Phase::RollingBack);
+    assert!(
+        record
+            .failure
+            .unwrap()
+            .contains("verify failed after 3 attempt(s)")
+    );
+}
+
+#[test]
+fn nothing_is_rolled_back_after_the_commit_and_failures_park() {
+    let record = drive(started(), |r| r.phase == Phase::Committed).0;
+    let abort = at(What::Abort {
+        reason: "changed my mind".to_owned(),
+    });
+    assert!(matches!(step(&record, abort), Err(Illegal::InPhase { .. })));
+    let op = record.pending.as_ref().unwrap().op;
+    let failed = What::Failed {
+        op,
+        error: "gone".to_owned(),
+        may_retry: false,
+    };
+    let (parked, effects) = step(&record, at(failed)).unwrap();
+    assert_eq!(parked.phase, Phase::Parked);
+    assert!(effects.is_empty());
+    assert!(step(&parked, at(What::RollBackParked)).is_err());
+    let (again, effects) = step(&parked, at(What::RetryParked)).unwrap();
+    assert_eq!(again.phase, Phase::Committed);
+    assert_eq!(effects.len(), 1);
+    assert_eq!(drive(again, |_| false).0.phase, Phase::Done);
+}
+
+#[test]
+fn a_takeover_repeats_the_pending_effect_under_the_new_epoch() {
+    let record = drive(started(), |r| r.phase == Phase::Forking).0;
+    let (taken, effects) = step(&record, at(What::TakenOver { epoch: Epoch(5) })).unwrap();
+    assert_eq!(effects.len(), 1);
+    assert_eq!(effects[0].epoch, Epoch(5));
+    assert_eq!(effects[0].op, record.pending.unwrap().op);
+    let stale = step(&taken, at(What::TakenOver { epoch: Epoch(4) }));
+    assert!(matches!(stale, Err(Illegal::StaleEpoch { .. })));
+}
+
+#[test]
+fn an_outcome_that_answers_nothing_changes_nothing() {
+    let record = started();
+    let unknown = What::Succeeded {
+        op: OpId(99),
+        outcome: Outcome::Done,
+    };
+    assert!(matches!(
+        step(&record, at(unknown)),
+        Err(Illegal::StaleOp { .. })
+    ));
+    let op = record.pending.as_ref().unwrap().op;
+    let wrong = What::Succeeded {
+        op,
+        outcome: Outcome::Synced { lag_bytes: 0 },
+    };
+    assert!(matches!(
+        step(&record, at(wrong)),
+        Err(Illegal::WrongOutcome { .. })
+    ));
+}
+
+/// What a random world may answer.
+#[derive(Debug, Clone)]
+enum Answer {
+    Good,
+    Lag,
+    Worse,
+    Hold,
+    FailRetry,
+    FailForGood,
+    Abort,
+    Crash,
+    Retry,
+    RollBack,
+    Contradict,
+}
+
+fn answers() -> impl Strategy<Value = Vec<Answer>> {
+    let answer = prop_oneof![
+        24 => Just(Answer::Good),
+        1 => Just(Answer::Lag),
+        1 => Just(Answer::Worse),
+        1 => Just(Answer::Hold),
+        2 => Just(Answer::FailRetry),
+        1 => Just(Answer::FailForGood),
+        1 => Just(Answer::Abort),
+        3 => Just(Answer::Crash),
+        1 => Just(Answer::Retry),
+        1 => Just(Answer::RollBack),
+        1 => Just(Answer::Contradict),
+    ];
+    prop::collection::vec(answer, 1..120)
+}
+
+fn event(record: &Migration, answer: &Answer, epoch: u64) -> Event {
+    let op = record
+        .pending
+        .as_ref()
+        .map_or(OpId(0), |pending| pending.op);
+    let outcome = |outcome| What::Succeeded { op, outcome };
+    at(match answer {
+        Answer::Good => match &record.pending {
+            Some(pending) => outcome(good_outcome(&pending.kind)),
+            None => What::Start,
+        },
+        Answer::Lag => outcome(Outcome::Synced { lag_bytes: 1 << 40 }),
+        Answer::Worse => outcome(Outcome::Judged(Verdict::Rollback {
+            reason: "w".to_owned(),
+        })),
+        Answer::Hold => outcome(Outcome::Judged(Verdict::Hold {
+            reason: "h".to_owned(),
+        })),
+        Answer::FailRetry => What::Failed {
+            op,
+            error: "e".to_owned(),
+            may_retry: true,
+        },
+        Answer::FailForGood => What::Failed {
+            op,
+            error: "e".to_owned(),
+            may_retry: false,
+        },
+        Answer::Abort => What::Abort {
+            reason: "a".to_owned(),
+        },
+        Answer::Crash => What::TakenOver {
+            epoch: Epoch(epoch),
+        },
+        Answer::Retry => What::RetryParked,
+        Answer::RollBack => What::RollBackParked,
+        Answer::Contradict => What::Contradiction {
+            question: "?".to_owned(),
+        },
+    })
+}
+
+/// A model of the world that the effects act on.
+#[derive(Debug, Default)]
+struct World {
+    reserved: bool,
+    shadow: bool,
+    split: u32,
+    original_gone: bool,
+    routed: bool,
+}
+
+impl World {
+    fn apply(&mut self, kind: &EffectKind) {
+        match kind {
+            EffectKind::Reserve => self.reserved = true,
+            EffectKind::PrepareShadow | EffectKind::Fork => self.shadow = true,
+            EffectKind::Route(to) => {
+                self.routed = true;
+                self.split = to.split.shadow().get();
+            }
+            EffectKind::Adopt => self.routed = false,
+            EffectKind::Terminate { .. } => self.original_gone = true,
+            EffectKind::Release | EffectKind::Undo(Undo::ReleaseReservation) => {
+                self.reserved = false;
+            }
+            EffectKind::Undo(Undo::DestroyShadow) => self.shadow = false,
+            EffectKind::Undo(Undo::RestoreRouting) => self.routed = false,
+            EffectKind::Undo(Undo::ShiftBack) => self.split = 0,
+            EffectKind::SyncRound
+            | EffectKind::Reidentify
+            | EffectKind::Verify
+            | EffectKind::Judge(_)
+            | EffectKind::AwaitDrain => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_sequence_of_events_breaks_an_invariant(answers in answers()) {
+        let mut record = started();
+        let mut world = World::default();
+        let mut committed = false;
+        for (epoch, answer) in (2_u64..).zip(&answers) {
+            // The effect may have been carried out, whatever the record learns of it: this is
+            // the harder half of a crash.
+            if let Some(pending) = record.pending.as_ref().filter(|_| !record.phase.is_final()) {
+                world.apply(&pending.kind.clone());
+            }
+            if let Ok((next, effects)) = step(&record, event(&record, answer, epoch)) {
+                prop_assert!(effects.len() <= 1);
+                prop_assert!(next.phase.is_final() || effects.len() == 1, "stuck in {:?}", next.phase);
+                prop_assert!(next.epoch >= record.epoch);
+                record = next;
+            }
+            // I1: the original goes only when the shadow is there and has all traffic.
+            prop_assert!(!world.original_gone || (world.shadow && world.split == 10_000));
+            // I2: weight only for a verified shadow.
+            prop_assert!(world.split == 0 || record.verified);
+            committed |= record.phase == Phase::Committed;
+            // No way back after the commit.
+            prop_assert!(!(committed && matches!(record.phase, Phase::RollingBack | Phase::RolledBack)));
+            prop_assert!(!world.original_gone || committed);
+            // I7 and I9: at rest nothing is left behind.
+            match record.phase {
+                Phase::RolledBack => {
+                    prop_assert!(!world.reserved && !world.shadow && !world.routed && world.split == 0);
+                    prop_assert!(!world.original_gone);
+                }
+                Phase::Done => prop_assert!(!world.reserved && world.original_gone && !world.routed),
+                _ => {}
+            }
+        }
+        // From wherever it is, a healthy world and a person that says "retry" bring it to an end.
+        for _ in 0..60 {
+            if record.phase == Phase::Parked {
+                record = step(&record, at(What::RetryParked)).unwrap().0;
+            } else if !record.phase.is_final() {
+                record = step(&record, succeed(&record)).unwrap().0;
+            }
+        }
+        prop_assert!(matches!(record.phase, Phase::Done | Phase::RolledBack), "{:?}", record.phase);
+    }
+}

@@ -1,0 +1,407 @@
+//! Protocol buffers to plain values.
+//!
+//! What is understood is taken out of a copy of the message; if what is left is not the default,
+//! the message says something that is not understood, and is refused.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use api::envoy::envoy::config::cluster::v3::Cluster;
+use api::envoy::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use api::envoy::envoy::config::core::v3::{
+    Address, HealthStatus, address, config_source::ConfigSourceSpecifier,
+    socket_address::PortSpecifier,
+};
+use api::envoy::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, LbEndpoint, lb_endpoint::HostIdentifier,
+};
+use api::envoy::envoy::config::route::v3::{
+    HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    WeightedCluster,
+    header_matcher::HeaderMatchSpecifier,
+    route::Action,
+    route_action::{
+        ClusterSpecifier, HashPolicy, RequestMirrorPolicy, hash_policy::PolicySpecifier,
+    },
+    route_match::PathSpecifier,
+    weighted_cluster::{ClusterWeight, RandomValueSpecifier},
+};
+use api::envoy::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use api::envoy::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
+use api::envoy::google::protobuf::Duration as WireDuration;
+
+use super::domains::DomainMap;
+use super::spec::{
+    Assignment, ClusterSpec, EndpointSpec, HashHeader, HostSpec, MirrorSpec, RouteSpec, RoutesSpec,
+    TargetSpec,
+};
+use super::Refusal;
+
+/// Envoy's default for connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Envoy's default for a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most endpoints of a cluster.
+const MAX_ENDPOINTS: usize = 10_000;
+
+type Parsed<T> = Result<T, Refusal>;
+
+/// A cluster.
+pub fn cluster(message: &Cluster) -> Parsed<ClusterSpec> {
+    let object = format!("cluster {:?}", message.name);
+    let refuse = |reason: &str| Err(Refusal::new(&object, reason));
+    if message.name.is_empty() {
+        return refuse("it has no name");
+    }
+    let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
+    let (Some(config), true) =
+        (&message.eds_cluster_config, message.cluster_discovery_type.as_ref() == Some(&eds))
+    else {
+        return refuse("only clusters of type EDS are understood");
+    };
+    let source = config.eds_config.as_ref().and_then(|c| c.config_source_specifier.as_ref());
+    if !matches!(source, Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))) {
+        return refuse("its endpoints must come over the aggregated stream (ads)");
+    }
+    if message.transport_socket.is_some()
+        || !message.transport_socket_matches.is_empty()
+        || message.transport_socket_matcher.is_some()
+    {
+        return refuse("transport_socket is not understood: only plain TCP is spoken to it");
+    }
+    #[expect(deprecated, reason = "a peer may still use it, and it changes what is spoken")]
+    let http2 = message.http2_protocol_options.is_some();
+    if http2 || !message.typed_extension_protocol_options.is_empty() {
+        return refuse("protocol options are not understood: only HTTP/1.1 is spoken to it");
+    }
+    let endpoints =
+        if config.service_name.is_empty() { &message.name } else { &config.service_name };
+    Ok(ClusterSpec {
+        name: message.name.clone(),
+        endpoints: endpoints.clone(),
+        connect_timeout: optional(&object, "connect_timeout", message.connect_timeout.as_ref())?
+            .unwrap_or(CONNECT_TIMEOUT),
+    })
+}
+
+/// The endpoints of a cluster: those of the first priority that are not said to be unhealthy.
+pub fn assignment(message: &ClusterLoadAssignment) -> Parsed<Assignment> {
+    let object = format!("endpoints of {:?}", message.cluster_name);
+    let mut endpoints = Vec::new();
+    let first = message.endpoints.iter().map(|locality| locality.priority).min();
+    for locality in &message.endpoints {
+        if locality.lb_config.is_some() {
+            return Err(Refusal::new(object, "lb_config (LEDS) is not understood"));
+        }
+        if Some(locality.priority) != first {
+            continue;
+        }
+        for endpoint in &locality.lb_endpoints {
+            endpoints.extend(one_endpoint(&object, endpoint)?);
+        }
+    }
+    if endpoints.len() > MAX_ENDPOINTS {
+        let reason = format!("{} endpoints; at most {MAX_ENDPOINTS} are allowed", endpoints.len());
+        return Err(Refusal::new(object, reason));
+    }
+    let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+    if total > u64::from(u32::MAX) {
+        return Err(Refusal::new(object, format!("the weights sum to {total}, above 2^32 - 1")));
+    }
+    Ok(Assignment { endpoints })
+}
+
+fn one_endpoint(object: &str, message: &LbEndpoint) -> Parsed<Option<EndpointSpec>> {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &message.host_identifier else {
+        return Err(Refusal::new(object, "an endpoint without an address is not understood"));
+    };
+    let address = socket(object, endpoint.address.as_ref())?;
+    let weight = message.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
+    if weight == 0 {
+        return Err(Refusal::new(object, format!("{address} has weight 0; it must be at least 1")));
+    }
+    let usable = [HealthStatus::Unknown, HealthStatus::Healthy, HealthStatus::Degraded];
+    let health = HealthStatus::try_from(message.health_status);
+    let usable = health.is_ok_and(|health| usable.contains(&health));
+    Ok(usable.then_some(EndpointSpec { address, weight }))
+}
+
+fn socket(object: &str, address: Option<&Address>) -> Parsed<SocketAddr> {
+    let Some(address::Address::SocketAddress(socket)) = address.and_then(|a| a.address.as_ref())
+    else {
+        return Err(Refusal::new(object, "only socket addresses are understood"));
+    };
+    let ip: Result<IpAddr, _> = socket.address.parse();
+    let port = match socket.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => u16::try_from(port).ok(),
+        Some(PortSpecifier::NamedPort(_)) | None => None,
+    };
+    match (ip, port) {
+        (Ok(ip), Some(port)) if port > 0 => Ok(SocketAddr::new(ip, port)),
+        _ => {
+            let reason = format!("{:?} with its port is no IP address and port", socket.address);
+            Err(Refusal::new(object, reason))
+        }
+    }
+}
+
+/// The route configuration.
+pub fn routes(message: &RouteConfiguration) -> Parsed<RoutesSpec> {
+    let object = format!("route configuration {:?}", message.name);
+    let mut rest = message.clone();
+    rest.name.clear();
+    rest.virtual_hosts.clear();
+    rest.validate_clusters = None;
+    rest.metadata = None;
+    nothing_else(&object, &rest)?;
+    let mut seen: DomainMap<()> = DomainMap::default();
+    let mut hosts = Vec::with_capacity(message.virtual_hosts.len());
+    for host in &message.virtual_hosts {
+        let object = format!("virtual host {:?}", host.name);
+        for domain in &host.domains {
+            let taken = |reason| Refusal::new(&object, format!("domain {domain:?}: {reason}"));
+            seen.insert(domain, ()).map_err(taken)?;
+        }
+        hosts.push(virtual_host(&object, host)?);
+    }
+    Ok(RoutesSpec { hosts })
+}
+
+fn virtual_host(object: &str, message: &VirtualHost) -> Parsed<HostSpec> {
+    let mut rest = message.clone();
+    rest.name.clear();
+    rest.domains.clear();
+    rest.routes.clear();
+    rest.retry_policy = None;
+    rest.metadata = None;
+    nothing_else(object, &rest)?;
+    let routes = message.routes.iter().enumerate();
+    let routes = routes.map(|(index, route)| one_route(object, index, route));
+    Ok(HostSpec {
+        name: message.name.clone(),
+        domains: message.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
+        routes: routes.collect::<Parsed<_>>()?,
+    })
+}
+
+fn one_route(host: &str, index: usize, message: &Route) -> Parsed<RouteSpec> {
+    let name = if message.name.is_empty() { format!("#{index}") } else { message.name.clone() };
+    let object = format!("{host}, route {name:?}");
+    let mut rest = message.clone();
+    rest.name.clear();
+    rest.r#match = None;
+    rest.action = None;
+    rest.metadata = None;
+    rest.decorator = None;
+    rest.stat_prefix.clear();
+    nothing_else(&object, &rest)?;
+    let Some(matcher) = &message.r#match else {
+        return Err(Refusal::new(object, "match is missing"));
+    };
+    let (prefix, methods) = matching(&object, matcher)?;
+    let Some(Action::Route(action)) = &message.action else {
+        return Err(Refusal::new(object, "only routes to clusters are understood"));
+    };
+    action_of(&object, name, prefix, methods, action)
+}
+
+fn matching(object: &str, message: &RouteMatch) -> Parsed<(String, Option<Vec<String>>)> {
+    let mut rest = message.clone();
+    rest.path_specifier = None;
+    rest.headers.clear();
+    if rest.case_sensitive.as_ref().is_some_and(|sensitive| sensitive.value) {
+        rest.case_sensitive = None;
+    }
+    nothing_else(&format!("{object}, match"), &rest)?;
+    let Some(PathSpecifier::Prefix(prefix)) = &message.path_specifier else {
+        return Err(Refusal::new(object, "only paths by prefix are understood"));
+    };
+    let mut methods: Option<Vec<String>> = None;
+    for header in &message.headers {
+        let these = methods_of(object, header)?;
+        methods = Some(match methods {
+            None => these,
+            Some(before) => before.into_iter().filter(|one| these.contains(one)).collect(),
+        });
+    }
+    Ok((prefix.clone(), methods))
+}
+
+/// The methods that a header matcher on `:method` lets pass.
+fn methods_of(object: &str, message: &HeaderMatcher) -> Parsed<Vec<String>> {
+    let refuse = |reason: &str| {
+        Err(Refusal::new(object, format!("header matcher {:?}: {reason}", message.name)))
+    };
+    if message.name != ":method" {
+        return refuse("only :method is understood");
+    }
+    if message.invert_match || message.treat_missing_header_as_empty {
+        return refuse("invert_match and treat_missing_header_as_empty are not understood");
+    }
+    let Some(HeaderMatchSpecifier::StringMatch(text)) = &message.header_match_specifier else {
+        return refuse("only string_match is understood");
+    };
+    if text.ignore_case {
+        return refuse("ignore_case is not understood");
+    }
+    let alternatives = match &text.match_pattern {
+        Some(MatchPattern::Exact(method)) => vec![method.clone()],
+        Some(MatchPattern::SafeRegex(regex)) => {
+            regex.regex.split('|').map(str::to_owned).collect()
+        }
+        _ => return refuse("only exact and safe_regex are understood"),
+    };
+    // Anything but letters could be an operator of the regular expression.
+    let plain = |method: &String| {
+        !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+    };
+    if !alternatives.iter().all(plain) {
+        return refuse("only a list of methods as \"GET|HEAD\" is understood");
+    }
+    Ok(alternatives)
+}
+
+fn action_of(
+    object: &str,
+    name: String,
+    prefix: String,
+    methods: Option<Vec<String>>,
+    message: &RouteAction,
+) -> Parsed<RouteSpec> {
+    let mut rest = message.clone();
+    rest.cluster_specifier = None;
+    rest.timeout = None;
+    rest.hash_policy.clear();
+    rest.request_mirror_policies.clear();
+    // Ours are fixed: what never reached a replica is tried elsewhere, nothing else is repeated.
+    rest.retry_policy = None;
+    // Connections that are idle are closed in any case.
+    rest.idle_timeout = None;
+    nothing_else(&format!("{object}, action"), &rest)?;
+    let timeout = match optional(object, "timeout", message.timeout.as_ref())? {
+        None => Some(REQUEST_TIMEOUT),
+        Some(Duration::ZERO) => None,
+        some => some,
+    };
+    let (targets, by_hash) = match &message.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(cluster)) => {
+            (vec![TargetSpec { cluster: cluster.clone(), weight: 1 }], false)
+        }
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted_clusters(object, weighted)?,
+        _ => return Err(Refusal::new(object, "only cluster and weighted_clusters are understood")),
+    };
+    let policies = message.hash_policy.iter().map(|policy| hash_header(object, policy));
+    let sticky: Vec<HashHeader> = policies.collect::<Parsed<_>>()?;
+    let mirrors = message.request_mirror_policies.iter().map(|policy| mirror(object, policy));
+    Ok(RouteSpec {
+        name,
+        prefix,
+        methods,
+        targets,
+        sticky: if by_hash { sticky } else { Vec::new() },
+        timeout,
+        mirrors: mirrors.collect::<Parsed<_>>()?,
+    })
+}
+
+fn weighted_clusters(object: &str, message: &WeightedCluster) -> Parsed<(Vec<TargetSpec>, bool)> {
+    let mut rest = message.clone();
+    rest.clusters.clear();
+    #[expect(deprecated, reason = "a peer may still send it; the sum is what counts")]
+    {
+        rest.total_weight = None;
+    }
+    let by_hash = match rest.random_value_specifier.take() {
+        None => false,
+        Some(RandomValueSpecifier::UseHashPolicy(on)) => on.value,
+        Some(other @ RandomValueSpecifier::HeaderName(_)) => {
+            rest.random_value_specifier = Some(other);
+            false
+        }
+    };
+    nothing_else(&format!("{object}, weighted_clusters"), &rest)?;
+    let mut targets = Vec::with_capacity(message.clusters.len());
+    for entry in &message.clusters {
+        let weight = entry.weight.as_ref().map_or(0, |weight| weight.value);
+        let known =
+            ClusterWeight { name: entry.name.clone(), weight: entry.weight, ..Default::default() };
+        if *entry != known || entry.name.is_empty() {
+            let reason = format!("weighted cluster {:?}: only name and weight are understood", entry.name);
+            return Err(Refusal::new(object, reason));
+        }
+        targets.push(TargetSpec { cluster: entry.name.clone(), weight });
+    }
+    let total: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
+    if total == 0 || total > u64::from(u32::MAX) {
+        let reason = format!("the weights sum to {total}; it must be from 1 to 2^32 - 1");
+        return Err(Refusal::new(object, reason));
+    }
+    Ok((targets, by_hash))
+}
+
+fn hash_header(object: &str, message: &HashPolicy) -> Parsed<HashHeader> {
+    let Some(PolicySpecifier::Header(header)) = &message.policy_specifier else {
+        return Err(Refusal::new(object, "hash_policy: only header is understood"));
+    };
+    if header.regex_rewrite.is_some() {
+        return Err(Refusal::new(object, "hash_policy: regex_rewrite is not understood"));
+    }
+    let name = header.header_name.parse().map_err(|_| {
+        let reason = format!("hash_policy: {:?} is no name of a header", header.header_name);
+        Refusal::new(object, reason)
+    })?;
+    Ok(HashHeader { name, terminal: message.terminal })
+}
+
+fn mirror(object: &str, message: &RequestMirrorPolicy) -> Parsed<MirrorSpec> {
+    let object = format!("{object}, mirror to {:?}", message.cluster);
+    let mut rest = message.clone();
+    rest.cluster.clear();
+    rest.runtime_fraction = None;
+    rest.trace_sampled = None;
+    rest.disable_shadow_host_suffix_append = false;
+    nothing_else(&object, &rest)?;
+    let fraction = message.runtime_fraction.as_ref().and_then(|f| f.default_value);
+    let all = FractionalPercent { numerator: 100, denominator: DenominatorType::Hundred.into() };
+    let fraction = fraction.unwrap_or(all);
+    let out_of = match DenominatorType::try_from(fraction.denominator) {
+        Ok(DenominatorType::Hundred) => 100,
+        Ok(DenominatorType::TenThousand) => 10_000,
+        Ok(DenominatorType::Million) => 1_000_000,
+        Err(_) => return Err(Refusal::new(object, "the denominator is not understood")),
+    };
+    Ok(MirrorSpec {
+        cluster: message.cluster.clone(),
+        out_of,
+        copied: fraction.numerator.min(out_of),
+        same_authority: message.disable_shadow_host_suffix_append,
+    })
+}
+
+/// Refuses what is left of a message after the understood was taken out.
+fn nothing_else<M: Default + PartialEq + std::fmt::Debug>(object: &str, rest: &M) -> Parsed<()> {
+    if *rest == M::default() {
+        return Ok(());
+    }
+    let difference = first_difference(&format!("{rest:#?}"), &format!("{:#?}", M::default()));
+    Err(Refusal::new(object, format!("{difference} is not understood")))
+}
+
+/// The first line in which two values differ: names the field.
+fn first_difference(text: &str, usual: &str) -> String {
+    let mut lines = text.lines().zip(usual.lines());
+    let line = lines.find(|(one, other)| one != other).map_or(text, |(one, _)| one);
+    let field = line.split(':').next().unwrap_or(line).trim();
+    format!("{:?}", field.chars().take(60).collect::<String>())
+}
+
+fn optional(object: &str, field: &str, value: Option<&WireDuration>) -> Parsed<Option<Duration>> {
+    let Some(value) = value else { return Ok(None) };
+    match (u64::try_from(value.seconds), u32::try_from(value.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Some(Duration::new(seconds, nanos))),
+        _ => {
+            let reason = format!("{field} is {}s {}ns; it must be 0 or more", value.seconds, value.nanos);
+            Err(Refusal::new(object, reason))
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What a proxy is told at its start, and why it cannot begin.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domain::NodeId;
+
+/// What a proxy is told at its start; everything else comes from the control plane.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// Its identity towards the control plane.
+    pub node_id: NodeId,
+    /// Where it listens for clients; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the control plane answers.
+    pub control_plane: SocketAddr,
+    /// Where the last good configuration is kept.
+    pub last_good: Option<PathBuf>,
+    /// Where it answers questions about itself.
+    pub admin: Option<SocketAddr>,
+    /// Worker threads; at least 1.
+    pub workers: usize,
+    /// How long requests may take to finish after the proxy was told to stop.
+    pub grace: Duration,
+}
+
+impl ProxyConfig {
+    /// A configuration with one worker and thirty seconds of grace, without last-good file and
+    /// admin address.
+    pub const fn new(node_id: NodeId, listen: SocketAddr, control_plane: SocketAddr) -> Self {
+        Self {
+            node_id,
+            listen,
+            control_plane,
+            last_good: None,
+            admin: None,
+            workers: 1,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a proxy cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({purpose}): {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        purpose: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread for the proxy: {0}")]
+    Thread(std::io::Error),
+    /// The proxy's thread ended by itself.
+    #[error("the proxy's thread ended unexpectedly")]
+    Died,
+}

@@ -1,0 +1,120 @@
+//! The counters of one cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use domain::{Counts, LATENCY_EDGES_US, LatencyHistogram};
+
+/// Number of latency buckets.
+const BUCKETS: usize = LATENCY_EDGES_US.len() + 1;
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered, with a status below 500.
+    Success,
+    /// Answered with 500 and above, too late, or not at all.
+    Error,
+    /// The client went away before an answer began.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The outcome that a status means.
+    pub const fn of_status(status: u16) -> Self {
+        if status >= 500 { Self::Error } else { Self::Success }
+    }
+}
+
+/// The counters of one cluster; cheap to add to from any thread.
+#[derive(Debug)]
+pub struct Counters {
+    success: AtomicU64,
+    error: AtomicU64,
+    cancelled: AtomicU64,
+    issued: AtomicU64,
+    in_progress: AtomicU64,
+    latency: [AtomicU64; BUCKETS],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            success: AtomicU64::new(0),
+            error: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            issued: AtomicU64::new(0),
+            in_progress: AtomicU64::new(0),
+            latency: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+/// The totals of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Successes, errors, in progress, latencies.
+    pub counts: Counts,
+    /// Attempts.
+    pub issued: u64,
+    /// Given up by the client.
+    pub cancelled: u64,
+}
+
+impl Counters {
+    /// Counts an ended request.
+    pub fn ended(&self, outcome: Outcome, took: Duration) {
+        let counter = match outcome {
+            Outcome::Success => &self.success,
+            Outcome::Error => &self.error,
+            Outcome::Cancelled => {
+                self.cancelled.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.latency.get(LatencyHistogram::bucket(micros)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an attempt.
+    pub fn issue(&self) {
+        self.issued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The totals now.
+    pub fn snapshot(&self) -> Snapshot {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Snapshot {
+            counts: Counts {
+                success: read(&self.success),
+                error: read(&self.error),
+                in_progress: read(&self.in_progress),
+                latency: self.latency.iter().map(read).collect::<Vec<u64>>().into(),
+            },
+            issued: read(&self.issued),
+            cancelled: read(&self.cancelled),
+        }
+    }
+}
+
+/// A request in progress at a cluster, until it is dropped.
+#[derive(Debug)]
+pub struct InProgress(Arc<Counters>);
+
+impl InProgress {
+    /// Begins.
+    pub fn begin(counters: &Arc<Counters>) -> Self {
+        counters.in_progress.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.in_progress.fetch_sub(1, Ordering::Relaxed);
+    }
+}

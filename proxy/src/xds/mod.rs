@@ -1,0 +1,53 @@
+//! The xDS client: delta ADS from the control plane.
+//!
+//! # Flow
+//! Clusters are asked for by wildcard, endpoints by the names that the clusters give, the one
+//! route configuration by its name. [`Ledger`] decides, without waiting or talking, what is
+//! accepted and what is answered; [`client`] carries messages and time to it and puts the table
+//! that results in force.
+//!
+//! # Guarantees
+//! - An acknowledgement means "in force": clusters are acknowledged when their endpoints are here
+//!   (or did not come within [`WARMING`]), routes when the table with them is in force.
+//! - What is refused changes nothing.
+//! - A cluster that is taken away while routes in force name it serves on until they let go.
+
+mod backoff;
+pub(crate) mod client;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod ledger;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use backoff::backoff;
+pub use ledger::{Ledger, Step, WARMING};
+
+use api::envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+use domain::NodeId;
+
+/// Who we are, to the control plane.
+pub(crate) fn node(id: &NodeId) -> Node {
+    Node {
+        id: id.to_string(),
+        cluster: "foreshadow-proxy".to_owned(),
+        user_agent_name: "foreshadow-proxy".to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )),
+        ..Node::default()
+    }
+}
+
+/// Where the control plane answers.
+pub(crate) fn channel(
+    address: std::net::SocketAddr,
+) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
+    use std::time::Duration;
+    Ok(tonic::transport::Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(Duration::from_secs(2))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true))
+}

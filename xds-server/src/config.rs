@@ -1,0 +1,96 @@
+//! What the operator may set.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::error::XdsError;
+
+/// Settings of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XdsConfig {
+    /// Where ADS, LRS and ALS are served; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How often nodes report their load.
+    pub report_interval: Duration,
+    /// How often `Traffic` is written, at most.
+    pub traffic_interval: Duration,
+    /// How long changes of records are gathered before they are published.
+    pub debounce: Duration,
+    /// How many discovery streams are served at once.
+    pub max_streams: usize,
+}
+
+impl Default for XdsConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 18_000)),
+            report_interval: Duration::from_millis(500),
+            traffic_interval: Duration::from_millis(250),
+            debounce: Duration::from_millis(10),
+            max_streams: 12_000,
+        }
+    }
+}
+
+/// Longest gathering of changes: a weight must not wait for longer.
+const MAX_DEBOUNCE: Duration = Duration::from_millis(20);
+/// Shortest interval of reports: shorter ones cost the nodes more than they tell.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest interval of reports: a judge that hears less often decides on what is long over.
+const MAX_INTERVAL: Duration = Duration::from_mins(1);
+
+impl XdsConfig {
+    /// Checks the settings against each other and against what the design allows.
+    ///
+    /// # Errors
+    /// [`XdsError::Config`], naming the field, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), XdsError> {
+        let bad = |field, value: String, allowed| {
+            Err(XdsError::Config {
+                field,
+                value,
+                allowed,
+            })
+        };
+        if self.report_interval < MIN_INTERVAL || self.report_interval > MAX_INTERVAL {
+            return bad(
+                "report_interval",
+                format!("{:?}", self.report_interval),
+                "50ms to 60s",
+            );
+        }
+        if self.traffic_interval < MIN_INTERVAL || self.traffic_interval > MAX_INTERVAL {
+            return bad(
+                "traffic_interval",
+                format!("{:?}", self.traffic_interval),
+                "50ms to 60s",
+            );
+        }
+        if self.debounce > MAX_DEBOUNCE {
+            return bad("debounce", format!("{:?}", self.debounce), "at most 20ms");
+        }
+        if self.max_streams == 0 {
+            return bad("max_streams", "0".to_owned(), "at least 1");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_slow_debounce_is_refused_by_name() {
+        assert!(XdsConfig::default().validate().is_ok());
+        let slow = XdsConfig {
+            debounce: Duration::from_millis(21),
+            ..XdsConfig::default()
+        };
+        let error = slow.validate().unwrap_err().to_string();
+        assert!(
+            error.contains("debounce") && error.contains("at most 20ms"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! Watches the records that decide what is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use domain::{Instance, Routing, Service, ServiceId};
+use serde::de::DeserializeOwned;
+use store::{Change, Kind, Record, SharedStore, StoreError, Watch};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Command;
+use crate::input::{Inputs, join};
+use crate::telemetry::SharedTelemetry;
+
+/// How long to wait before the store is asked again after it failed.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The records as far as they are known.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    services: BTreeMap<String, Service>,
+    instances: BTreeMap<String, Instance>,
+    routings: BTreeMap<String, Routing>,
+}
+
+impl World {
+    /// Reads all records.
+    pub(crate) async fn load(store: &SharedStore) -> Result<Self, StoreError> {
+        let mut world = Self::default();
+        for kind in [Kind::Service, Kind::Instance, Kind::Routing] {
+            world.reload(store, kind).await?;
+        }
+        Ok(world)
+    }
+
+    async fn reload(&mut self, store: &SharedStore, kind: Kind) -> Result<(), StoreError> {
+        let records = store.list(kind).await?;
+        if kind == Kind::Service && records.is_empty() && !self.services.is_empty() {
+            // A store that has lost everything looks like this. Taking every service away from
+            // every node on such ground is worse than waiting.
+            return Err(StoreError::Unavailable {
+                operation: "list services",
+                reason: format!(
+                    "{} services are known and the store has none",
+                    self.services.len()
+                ),
+            });
+        }
+        let ids: BTreeSet<&str> = records
+            .iter()
+            .map(|record| record.key.id.as_str())
+            .collect();
+        if kind == Kind::Service {
+            self.services.retain(|id, _| ids.contains(id.as_str()));
+        } else if kind == Kind::Instance {
+            self.instances.retain(|id, _| ids.contains(id.as_str()));
+        } else {
+            self.routings.retain(|id, _| ids.contains(id.as_str()));
+        }
+        for record in &records {
+            self.put(record);
+        }
+        Ok(())
+    }
+
+    /// Takes a record in. One that is malformed leaves the last good one in force.
+    fn put(&mut self, record: &Record) {
+        let kind = record.key.kind;
+        if kind == Kind::Service {
+            insert(&mut self.services, record);
+        } else if kind == Kind::Instance {
+            insert(&mut self.instances, record);
+        } else if kind == Kind::Routing {
+            insert(&mut self.routings, record);
+        }
+    }
+
+    fn delete(&mut self, kind: Kind, id: &str) {
+        if kind == Kind::Service {
+            self.services.remove(id);
+        } else if kind == Kind::Instance {
+            self.instances.remove(id);
+        } else if kind == Kind::Routing {
+            self.routings.remove(id);
+        }
+    }
+
+    /// What follows from the records.
+    pub(crate) fn inputs(&self) -> Inputs {
+        join(
+            self.services.values(),
+            self.instances.values(),
+            self.routings.values(),
+        )
+    }
+}
+
+fn insert<T: DeserializeOwned>(into: &mut BTreeMap<String, T>, record: &Record) {
+    match record.parse::<T>() {
+        Ok(typed) => {
+            into.insert(record.key.id.clone(), typed.value);
+        }
+        Err(error) => tracing::error!(%error, "record ignored; the last good one stays in force"),
+    }
+}
+
+/// Tells the telemetry which services there are.
+pub(crate) fn announce(inputs: &Inputs, telemetry: &SharedTelemetry) {
+    let known: BTreeSet<ServiceId> = inputs.keys().cloned().collect();
+    let migrating = inputs
+        .iter()
+        .filter(|(_, input)| input.migration().is_some())
+        .map(|(id, _)| id.clone())
+        .collect();
+    telemetry.set_services(known, migrating);
+}
+
+/// The watching task.
+pub(crate) struct Watcher {
+    pub(crate) store: SharedStore,
+    pub(crate) hub: mpsc::Sender<Command>,
+    pub(crate) telemetry: SharedTelemetry,
+    pub(crate) debounce: Duration,
+    services: Watch,
+    instances: Watch,
+    routings: Watch,
+    /// Kinds that must be listed anew.
+    stale: Vec<Kind>,
+}
+
+impl Watcher {
+    /// Begins to watch; load the [`World`] after this, so that no change falls between.
+    pub(crate) fn new(
+        store: &SharedStore,
+        hub: mpsc::Sender<Command>,
+        telemetry: SharedTelemetry,
+        debounce: Duration,
+    ) -> Self {
+        Self {
+            services: store.watch(Kind::Service),
+            instances: store.watch(Kind::Instance),
+            routings: store.watch(Kind::Routing),
+            store: store.clone(),
+            hub,
+            telemetry,
+            debounce,
+            stale: Vec::new(),
+        }
+    }
+
+    /// Follows the records until cancelled.
+    pub(crate) async fn run(mut self, mut world: World, stop: CancellationToken) {
+        announce(&world.inputs(), &self.telemetry);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                more = self.gather(&mut world) => if !more {
+                    tracing::error!("the store's watch ended: what is published stays in force");
+                    return stop.cancelled().await;
+                },
+            }
+            while let Err(error) = self.refresh(&mut world).await {
+                tracing::error!(%error, "records cannot be read: what is published stays in force");
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+            }
+            let inputs = world.inputs();
+            announce(&inputs, &self.telemetry);
+            if self.hub.send(Command::Inputs(inputs)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a change, and for those that follow within the debounce. `false` when the store
+    /// is gone.
+    async fn gather(&mut self, world: &mut World) -> bool {
+        if !self.next(world).await {
+            return false;
+        }
+        let until = Instant::now() + self.debounce;
+        while let Ok(more) = tokio::time::timeout_at(until, self.next(world)).await {
+            if !more {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn next(&mut self, world: &mut World) -> bool {
+        let (kind, change) = tokio::select! {
+            biased;
+            change = self.services.next() => (Kind::Service, change),
+            change = self.instances.next() => (Kind::Instance, change),
+            change = self.routings.next() => (Kind::Routing, change),
+        };
+        match change {
+            Some(Change::Put(record)) => world.put(&record),
+            Some(Change::Deleted(key)) => world.delete(key.kind, &key.id),
+            Some(Change::Missed) => self.stale.push(kind),
+            None => return false,
+        }
+        true
+    }
+
+    async fn refresh(&mut self, world: &mut World) -> Result<(), StoreError> {
+        while let Some(&kind) = self.stale.last() {
+            world.reload(&self.store, kind).await?;
+            self.stale.pop();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Writes progress and traffic. Both are the newest state of a thing: what could not be written
+//! in time is replaced, not queued.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{RoutingStatus, ServiceId, Timestamp};
+use store::{Clock, Expect, Key, Kind, SharedStore, StoreError, Transaction};
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::Report;
+use crate::telemetry::SharedTelemetry;
+
+/// How long to wait before the store is tried again after it failed.
+const RETRY: Duration = Duration::from_millis(200);
+/// Most records in one transaction.
+const CHUNK: usize = 64;
+
+type Reports = BTreeMap<ServiceId, Option<Report>>;
+
+/// The newest report per service that is not written yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Board {
+    reports: Arc<Mutex<Reports>>,
+    news: Arc<Notify>,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Reports> {
+        // A map of whole reports: whatever interrupted its writer left it whole.
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Posts reports over the older ones of the same services.
+    pub(crate) fn post(&self, reports: Reports) {
+        if !reports.is_empty() {
+            self.lock().extend(reports);
+            self.news.notify_one();
+        }
+    }
+
+    fn take(&self) -> Reports {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Puts back what could not be written, unless there is newer.
+    fn put_back(&self, reports: Reports) {
+        let mut current = self.lock();
+        for (id, report) in reports {
+            current.entry(id).or_insert(report);
+        }
+        drop(current);
+        self.news.notify_one();
+    }
+}
+
+/// The writing task.
+pub(crate) struct Writer {
+    pub(crate) store: SharedStore,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) board: Board,
+    pub(crate) telemetry: SharedTelemetry,
+    pub(crate) interval: Duration,
+}
+
+impl Writer {
+    /// Writes until cancelled.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(self.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let result = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.board.news.notified() => self.write_reports().await,
+                _ = tick.tick() => self.write_traffic().await,
+            };
+            if let Err(error) = result {
+                tracing::error!(%error, "progress or traffic could not be written");
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+            }
+        }
+    }
+
+    async fn write_reports(&self) -> Result<(), StoreError> {
+        let reports = self.board.take();
+        let at = self.clock.now();
+        let mut transaction = Transaction::new();
+        for (service, report) in &reports {
+            let key = Key::new(Kind::RoutingStatus, service.as_str());
+            transaction = match report {
+                Some(report) => transaction.put(key, Expect::Any, &status(service, report, at))?,
+                None => transaction
+                    .delete(key, Expect::Any)
+                    .delete(Key::new(Kind::Traffic, service.as_str()), Expect::Any),
+            };
+        }
+        if let Err(error) = self.store.commit(transaction).await {
+            self.board.put_back(reports);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn write_traffic(&self) -> Result<(), StoreError> {
+        let traffic = self.telemetry.take(self.clock.now());
+        for chunk in traffic.chunks(CHUNK) {
+            let mut transaction = Transaction::new();
+            for record in chunk {
+                let key = Key::new(Kind::Traffic, record.service.as_str());
+                transaction = transaction.put(key, Expect::Any, record)?;
+            }
+            // What is lost here comes again, cumulated, with the next report.
+            self.store.commit(transaction).await?;
+        }
+        Ok(())
+    }
+}
+
+fn status(service: &ServiceId, report: &Report, at: Timestamp) -> RoutingStatus {
+    RoutingStatus {
+        service: service.clone(),
+        revision: report.revision,
+        state: report.state,
+        nodes: report.nodes.clone(),
+        at,
+    }
+}

@@ -1,0 +1,280 @@
+//! One service on its way from what is published to what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::envoy::envoy::config::route::v3::VirtualHost;
+use domain::{Endpoint, NodeId};
+
+use super::endpoints_resource;
+use crate::input::ServiceInput;
+use crate::resources::{ResourceType, ServiceResources};
+use crate::stream::{Published, Stream};
+
+/// An input with the resources that follow from it.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    pub(super) input: Arc<ServiceInput>,
+    pub(super) resources: Arc<ServiceResources>,
+    /// The same without the migration: the way between two migrations of one instance.
+    between: Option<Arc<ServiceResources>>,
+}
+
+impl Wish {
+    fn new(input: &Arc<ServiceInput>) -> Self {
+        let between = input.migration().map(|migration| {
+            let mut calm = ServiceInput::clone(input);
+            calm.running
+                .insert(migration.instance.clone(), migration.original);
+            if let Some(routing) = &mut calm.routing {
+                routing.migration = None;
+            }
+            Arc::new(ServiceResources::new(&calm))
+        });
+        let resources = Arc::new(ServiceResources::new(input));
+        Self {
+            input: Arc::clone(input),
+            resources,
+            between,
+        }
+    }
+}
+
+/// A wish that a node has refused.
+#[derive(Debug)]
+pub(super) struct Pin {
+    refused: Wish,
+    pub(super) node: NodeId,
+    pub(super) kind: ResourceType,
+    pub(super) reason: String,
+}
+
+/// What changed in one advance.
+#[derive(Debug, Default)]
+pub(super) struct Changes(BTreeSet<(ResourceType, Arc<str>)>);
+
+impl Changes {
+    pub(super) fn add(&mut self, kind: ResourceType, name: Arc<str>) {
+        self.0.insert((kind, name));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>)> {
+        self.0.iter().map(|(kind, name)| (*kind, name))
+    }
+}
+
+/// One service: what is wanted of it, what is published, what was good.
+#[derive(Debug, Default)]
+pub(super) struct ServiceState {
+    /// What the store says; `None` when the service is deleted.
+    pub(super) wanted: Option<Wish>,
+    /// What is worked towards: the wish, or the last good one while the wish is refused.
+    pub(super) effective: Option<Wish>,
+    pub(super) pin: Option<Pin>,
+    pub(super) last_good: Option<Wish>,
+    /// Published endpoints per published cluster.
+    pub(super) endpoints: BTreeMap<Arc<str>, BTreeSet<Endpoint>>,
+    /// The virtual host inside the published routes, and since which generation.
+    pub(super) routed: Option<VirtualHost>,
+    pub(super) routed_generation: u64,
+    /// The clusters that this virtual host names.
+    pub(super) routed_named: BTreeSet<Arc<str>>,
+    /// Clusters taken away that a stream may still have.
+    pub(super) retired: BTreeSet<Arc<str>>,
+    /// Whether everything is acknowledged and reported; nothing to do until something changes.
+    pub(super) settled: bool,
+}
+
+impl ServiceState {
+    /// Takes a new wish in. One that amounts to what has been refused stays refused.
+    pub(super) fn want(&mut self, input: Option<&Arc<ServiceInput>>) {
+        let known = self.wanted.as_ref().map(|wish| &wish.input);
+        if known == input && (input.is_some() || self.effective.is_none()) {
+            return;
+        }
+        self.settled = false;
+        self.wanted = input.map(Wish::new);
+        let refused = match (&self.pin, &self.wanted) {
+            (Some(pin), Some(wish)) => pin.refused.resources == wish.resources,
+            (Some(_) | None, _) => false,
+        };
+        if refused {
+            return;
+        }
+        self.pin = None;
+        self.effective.clone_from(&self.wanted);
+    }
+
+    /// Takes the effective wish for good without a proof.
+    pub(super) fn presume_good(&mut self) {
+        self.last_good.clone_from(&self.effective);
+    }
+
+    /// Whether the effective wish is not known to be good.
+    pub(super) fn is_unproven(&self) -> bool {
+        let resources = |wish: &Option<Wish>| wish.as_ref().map(|wish| Arc::clone(&wish.resources));
+        resources(&self.effective) != resources(&self.last_good)
+    }
+
+    /// Goes back to what was good last.
+    pub(super) fn refuse(&mut self, node: &NodeId, kind: ResourceType, reason: &str) {
+        let Some(refused) = self.effective.take() else {
+            return;
+        };
+        self.effective.clone_from(&self.last_good);
+        let (node, reason) = (node.clone(), reason.to_owned());
+        self.pin = Some(Pin {
+            refused,
+            node,
+            kind,
+            reason,
+        });
+        self.settled = false;
+    }
+
+    /// What is published towards now: the effective wish, or the calm state before it, while a
+    /// temporary cluster of an earlier migration has the same name and another replica behind it.
+    pub(super) fn goal(&self) -> Option<Arc<ServiceResources>> {
+        let wish = self.effective.as_ref()?;
+        let conflict = wish.resources.clusters.iter().any(|(name, parts)| {
+            name.contains('~')
+                && self
+                    .endpoints
+                    .get(name)
+                    .is_some_and(|published| *published != parts.endpoints)
+        });
+        match &wish.between {
+            Some(between) if conflict => Some(Arc::clone(between)),
+            Some(_) | None => Some(Arc::clone(&wish.resources)),
+        }
+    }
+
+    /// Step 1: publishes what is new beside what is there.
+    pub(super) fn add(&mut self, published: &mut Published, changes: &mut Changes) {
+        let Some(goal) = self.goal() else { return };
+        for (name, parts) in &goal.clusters {
+            self.retired.remove(name);
+            if published.clusters.get(name).map(|cluster| cluster.version)
+                != Some(parts.cluster.version)
+            {
+                published
+                    .clusters
+                    .insert(Arc::clone(name), Arc::clone(&parts.cluster));
+                changes.add(ResourceType::Cluster, Arc::clone(name));
+            }
+            let known = self.endpoints.contains_key(name);
+            let endpoints = self.endpoints.entry(Arc::clone(name)).or_default();
+            let before = endpoints.len();
+            endpoints.extend(parts.endpoints.iter().copied());
+            if !known || endpoints.len() != before {
+                let resource = endpoints_resource(name, endpoints);
+                published.endpoints.insert(Arc::clone(name), resource);
+                changes.add(ResourceType::Endpoint, Arc::clone(name));
+            }
+        }
+    }
+
+    fn is_routed_to(&self, goal: Option<&Arc<ServiceResources>>) -> bool {
+        self.routed.as_ref() == goal.map(|goal| &goal.virtual_host)
+    }
+
+    /// Whether step 2 is due and safe.
+    pub(super) fn may_route<'a>(
+        &self,
+        streams: impl Iterator<Item = &'a Stream>,
+        published: &Published,
+    ) -> bool {
+        let goal = self.goal();
+        !self.is_routed_to(goal.as_ref()) && all_ready(goal.as_ref(), streams, published)
+    }
+
+    /// Step 2.
+    pub(super) fn route(&mut self, generation: u64) {
+        let goal = self.goal();
+        self.routed = goal.as_ref().map(|goal| goal.virtual_host.clone());
+        self.routed_named = goal.map(|goal| goal.named.clone()).unwrap_or_default();
+        self.routed_generation = generation;
+    }
+
+    pub(super) const fn routed_host(&self) -> Option<&VirtualHost> {
+        self.routed.as_ref()
+    }
+
+    /// Whether step 3 is safe.
+    pub(super) fn may_shrink<'a>(
+        &self,
+        streams: impl Iterator<Item = &'a Stream> + Clone,
+        published: &Published,
+    ) -> bool {
+        let goal = self.goal();
+        self.is_routed_to(goal.as_ref())
+            && streams
+                .clone()
+                .all(|stream| stream.has_routes(self.routed_generation, published))
+            && all_ready(goal.as_ref(), streams, published)
+    }
+
+    /// Step 3: takes away what is no longer wanted.
+    pub(super) fn shrink(&mut self, published: &mut Published, changes: &mut Changes) {
+        let goal = self.goal();
+        let nothing = BTreeMap::new();
+        let wanted = goal.as_ref().map_or(&nothing, |goal| &goal.clusters);
+        let names: Vec<Arc<str>> = self.endpoints.keys().cloned().collect();
+        for name in names {
+            let Some(parts) = wanted.get(&name) else {
+                self.endpoints.remove(&name);
+                published.clusters.remove(&name);
+                published.endpoints.remove(&name);
+                changes.add(ResourceType::Cluster, Arc::clone(&name));
+                changes.add(ResourceType::Endpoint, Arc::clone(&name));
+                self.retired.insert(name);
+                continue;
+            };
+            let Some(endpoints) = self.endpoints.get_mut(&name) else {
+                continue;
+            };
+            if *endpoints != parts.endpoints {
+                endpoints.clone_from(&parts.endpoints);
+                let resource = endpoints_resource(&name, endpoints);
+                published.endpoints.insert(Arc::clone(&name), resource);
+                changes.add(ResourceType::Endpoint, name);
+            }
+        }
+    }
+
+    /// Whether exactly the effective wish is published.
+    pub(super) fn is_complete(&self) -> bool {
+        let wish = self.effective.as_ref().map(|wish| &wish.resources);
+        let clusters = wish.map_or(0, |resources| resources.clusters.len());
+        self.is_routed_to(wish)
+            && clusters == self.endpoints.len()
+            && wish.is_none_or(|resources| {
+                resources
+                    .clusters
+                    .iter()
+                    .all(|(name, parts)| self.endpoints.get(name) == Some(&parts.endpoints))
+            })
+    }
+
+    /// Whether the service is deleted and nothing of it is left.
+    pub(super) fn is_gone(&self) -> bool {
+        self.wanted.is_none() && self.effective.is_none() && self.endpoints.is_empty()
+    }
+}
+
+fn all_ready<'a>(
+    goal: Option<&Arc<ServiceResources>>,
+    mut streams: impl Iterator<Item = &'a Stream>,
+    published: &Published,
+) -> bool {
+    let Some(goal) = goal else { return true };
+    streams.all(|stream| {
+        goal.named
+            .iter()
+            .all(|name| stream.is_ready_for(name, published))
+    })
+}
