@@ -29,6 +29,16 @@ impl BasisPoints {
     /// Everything.
     pub const ALL: Self = Self(10_000);
 
+    /// One hundredth.
+    pub const PERCENT: Self = Self(100);
+
+    /// This share several times, at most everything.
+    #[must_use]
+    pub const fn times(self, factor: u16) -> Self {
+        let product = self.0.saturating_mul(factor);
+        if product > 10_000 { Self::ALL } else { Self(product) }
+    }
+
     /// A share of `value` hundredths of a percent.
     ///
     /// # Errors

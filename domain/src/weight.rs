@@ -130,6 +130,18 @@ impl RampPlan {
         }
     }
 
+    /// 1 % → 5 % → 25 % → 50 % → all, each held for at least `hold_ms`.
+    pub fn standard(hold_ms: u64) -> Self {
+        let shares = [
+            BasisPoints::PERCENT,
+            BasisPoints::PERCENT.times(5),
+            BasisPoints::PERCENT.times(25),
+            BasisPoints::PERCENT.times(50),
+            BasisPoints::ALL,
+        ];
+        Self { stages: shares.into_iter().map(|shadow| Stage { shadow, hold_ms }).collect() }
+    }
+
     /// The stages in order.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
@@ -188,6 +200,12 @@ mod tests {
             Err(RampError::NotRising { index: 1, .. })
         ));
         assert!(serde_json::from_str::<RampPlan>("[]").is_err());
+    }
+
+    #[test]
+    fn the_standard_ramp_is_a_ramp() {
+        let standard = RampPlan::standard(1);
+        assert_eq!(RampPlan::new(standard.stages().to_vec()), Ok(standard));
     }
 
     proptest! {

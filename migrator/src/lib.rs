@@ -1,2 +1,21 @@
-//! Deciding and moving. placeholder
+//! Deciding what moves where and when, and moving it.
+//!
+//! - [`world`]: what a decision rests on, read from the store as one value.
+//! - [`detect`]: contention, seen or predicted. [`plan`]: candidates, targets, scores, reasons.
+//!   Both are pure: same world, same decision.
+//! - [`judge`]: whether a shadow is no worse than its original. Pure.
+//! - [`saga`]: carries out the effects of `domain::migration::step`, intent logged first.
+//! - [`driver`]: what makes, copies, checks and destroys instances.
+//! - [`service`]: the running migrator: leadership, readings, decisions, migrations.
+
+pub mod detect;
 pub mod driver;
+pub mod judge;
+pub mod plan;
+pub mod saga;
+pub mod service;
+pub mod settings;
+pub mod world;
+
+pub use service::{Migrator, MigratorError};
+pub use settings::{JudgeSettings, Settings};

@@ -72,7 +72,9 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: StdListener, stop: Cancel
     };
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -113,7 +115,10 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
         "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "no configuration yet\n"),
         "/table" => json(&table(shared)),
         "/counts" => json(&counts(shared)),
-        _ => text(StatusCode::NOT_FOUND, "there are /ready, /table and /counts\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /ready, /table and /counts\n",
+        ),
     }
 }
 
@@ -132,7 +137,10 @@ fn table(shared: &Shared) -> serde_json::Value {
             })
             .collect(),
     };
-    let clusters = table.clusters().iter().map(|(name, one)| (name.clone(), cluster(one)));
+    let clusters = table
+        .clusters()
+        .iter()
+        .map(|(name, one)| (name.clone(), cluster(one)));
     let view = TableView {
         revision: table.revision,
         ready: shared.is_ready(),
@@ -160,7 +168,10 @@ fn counts(shared: &Shared) -> CountsView {
         };
         (name, view)
     });
-    CountsView { clusters: clusters.collect(), mirror_copies_shed: shared.mirrors.shed() }
+    CountsView {
+        clusters: clusters.collect(),
+        mirror_copies_shed: shared.mirrors.shed(),
+    }
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

@@ -57,23 +57,38 @@ pub enum LastGoodError {
 /// # Errors
 /// [`LastGoodError`] if it cannot be read, or is not what was once written.
 pub fn load(path: &Path) -> Result<Option<Resources>, LastGoodError> {
-    let io = |source| LastGoodError::Io { path: path.to_owned(), source };
+    let io = |source| LastGoodError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    let corrupt = |reason| LastGoodError::Corrupt { path: path.to_owned(), reason };
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    let corrupt = |reason| LastGoodError::Corrupt {
+        path: path.to_owned(),
+        reason,
+    };
     let message = decode(&bytes).map_err(corrupt)?;
     let resources = Resources::restore(message.resources);
-    resources.map(Some).map_err(|source| LastGoodError::Refused { path: path.to_owned(), source })
+    resources
+        .map(Some)
+        .map_err(|source| LastGoodError::Refused {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn decode(bytes: &[u8]) -> Result<DeltaDiscoveryResponse, String> {
     let end = bytes.iter().take(200).position(|&byte| byte == b'\n');
-    let Some(end) = end else { return Err("it has no header".to_owned()) };
+    let Some(end) = end else {
+        return Err("it has no header".to_owned());
+    };
     let header = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let body = &bytes[end + 1..];
     let fields: Vec<&str> = header.split(' ').collect();
@@ -81,10 +96,15 @@ fn decode(bytes: &[u8]) -> Result<DeltaDiscoveryResponse, String> {
         return Err(format!("its header {header:?} is not ours"));
     };
     if version != VERSION {
-        return Err(format!("its format is {version:?}; only {VERSION:?} is known"));
+        return Err(format!(
+            "its format is {version:?}; only {VERSION:?} is known"
+        ));
     }
     if length != body.len().to_string() {
-        return Err(format!("it should hold {length} bytes and holds {}", body.len()));
+        return Err(format!(
+            "it should hold {length} bytes and holds {}",
+            body.len()
+        ));
     }
     let found = format!("{:016x}", xxh64(body, 0));
     if checksum != found {
@@ -103,7 +123,11 @@ pub fn save(path: &Path, resources: &Resources) -> Result<(), LastGoodError> {
         ..DeltaDiscoveryResponse::default()
     };
     let body = message.encode_to_vec();
-    let header = format!("{MAGIC} {VERSION} {} {:016x}\n", body.len(), xxh64(&body, 0));
+    let header = format!(
+        "{MAGIC} {VERSION} {} {:016x}\n",
+        body.len(),
+        xxh64(&body, 0)
+    );
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
@@ -114,10 +138,15 @@ pub fn save(path: &Path, resources: &Resources) -> Result<(), LastGoodError> {
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
         // The rename itself must survive a crash too.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().map_err(|source| LastGoodError::Io { path: path.to_owned(), source })
+    write().map_err(|source| LastGoodError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes every accepted set of resources down, the newest if they come faster than the disk,
@@ -136,7 +165,9 @@ pub(crate) async fn keep(
         if !more {
             return;
         }
-        let Some(resources) = accepted.borrow_and_update().clone() else { continue };
+        let Some(resources) = accepted.borrow_and_update().clone() else {
+            continue;
+        };
         // Routes make a configuration; without them there is nothing to serve.
         if resources.routes.is_none() {
             continue;

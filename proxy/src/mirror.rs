@@ -48,7 +48,11 @@ impl Mirrors {
             .pool_idle_timeout(Duration::from_secs(4))
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(connector);
-        Self { client, room: Arc::new(Semaphore::new(MAX_COPIES)), shed: AtomicU64::new(0) }
+        Self {
+            client,
+            room: Arc::new(Semaphore::new(MAX_COPIES)),
+            shed: AtomicU64::new(0),
+        }
     }
 
     /// Copies that were left out for want of room.
@@ -79,8 +83,13 @@ impl Mirrors {
         let point = set.sequence.next_point();
         let weigh = |fits: fn(&Endpoint, u64) -> bool| {
             let weights = set.endpoints.iter();
-            let weights =
-                weights.map(|one| if fits(one, now_ms) { u64::from(one.weight) } else { 0 });
+            let weights = weights.map(|one| {
+                if fits(one, now_ms) {
+                    u64::from(one.weight)
+                } else {
+                    0
+                }
+            });
             by_weight(weights, point)
         };
         let healthy = weigh(|endpoint, now| !endpoint.suspicion.is_suspect(now));
@@ -92,7 +101,9 @@ impl Mirrors {
             self.shed.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let Some(copy) = copy_of(request, endpoint, mirror.same_authority) else { return };
+        let Some(copy) = copy_of(request, endpoint, mirror.same_authority) else {
+            return;
+        };
         let copying = Copying {
             counters: Arc::clone(&mirror.cluster.counters),
             endpoint: Arc::clone(endpoint),
@@ -113,11 +124,7 @@ struct Copying {
 }
 
 impl Copying {
-    async fn run(
-        self,
-        client: Client<HttpConnector, Empty<Bytes>>,
-        copy: Request<Empty<Bytes>>,
-    ) {
+    async fn run(self, client: Client<HttpConnector, Empty<Bytes>>, copy: Request<Empty<Bytes>>) {
         let began = Instant::now();
         let mut tally = Tally::default();
         tally.chosen(&self.counters);
@@ -141,7 +148,9 @@ impl Copying {
             }
             outcome
         };
-        let outcome = tokio::time::timeout(self.timeout, answer).await.unwrap_or(Outcome::Error);
+        let outcome = tokio::time::timeout(self.timeout, answer)
+            .await
+            .unwrap_or(Outcome::Error);
         tally.end(outcome, began.elapsed());
         drop(self.permit);
     }

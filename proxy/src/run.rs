@@ -63,14 +63,21 @@ pub fn spawn(config: ProxyConfig) -> Result<RunningProxy, ProxyError> {
     let bound = Bound::bind(config)?;
     let (local_addr, admin_addr) = (bound.local_addr, bound.admin_addr);
     let (stop, stopped) = oneshot::channel::<()>();
-    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || {
-        bound.run(async move {
-            // That the other end is gone means the same.
-            let _ = stopped.await;
+    let thread = std::thread::Builder::new()
+        .name("proxy".to_owned())
+        .spawn(move || {
+            bound.run(async move {
+                // That the other end is gone means the same.
+                let _ = stopped.await;
+            });
         });
-    });
     let thread = thread.map_err(ProxyError::Thread)?;
-    Ok(RunningProxy { local_addr, admin_addr, stop: Some(stop), thread: Some(thread) })
+    Ok(RunningProxy {
+        local_addr,
+        admin_addr,
+        stop: Some(stop),
+        thread: Some(thread),
+    })
 }
 
 /// A proxy on a thread of its own. It stops when this is dropped.
@@ -104,7 +111,9 @@ impl RunningProxy {
 
     fn end(&mut self) -> Result<(), ProxyError> {
         drop(self.stop.take());
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
         thread.join().map_err(|_| ProxyError::Died)
     }
 }
@@ -129,10 +138,19 @@ struct Bound {
 impl Bound {
     fn bind(config: ProxyConfig) -> Result<Self, ProxyError> {
         let (listener, local_addr) = listen(config.listen, "clients")?;
-        let admin = config.admin.map(|address| listen(address, "admin")).transpose()?;
+        let admin = config
+            .admin
+            .map(|address| listen(address, "admin"))
+            .transpose()?;
         let admin_addr = admin.as_ref().map(|(_, address)| *address);
         let admin = admin.map(|(listener, _)| listener);
-        Ok(Self { config, listener, local_addr, admin, admin_addr })
+        Ok(Self {
+            config,
+            listener,
+            local_addr,
+            admin,
+            admin_addr,
+        })
     }
 
     fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
@@ -171,8 +189,13 @@ impl Bound {
             signals: signals.clone(),
         });
         tracing::info!(address = %self.local_addr, "proxy serves");
-        let shutdown = Shutdown { future: Mutex::new(Some(Box::pin(shutdown))), signals };
-        server.run(RunArgs { shutdown_signal: Box::new(shutdown) });
+        let shutdown = Shutdown {
+            future: Mutex::new(Some(Box::pin(shutdown))),
+            signals,
+        };
+        server.run(RunArgs {
+            shutdown_signal: Box::new(shutdown),
+        });
         tracing::info!(address = %self.local_addr, "proxy has stopped");
     }
 }
@@ -188,7 +211,11 @@ fn listen(
         let local = listener.local_addr()?;
         Ok((listener, local))
     };
-    bind().map_err(|source| ProxyError::Bind { address, purpose, source })
+    bind().map_err(|source| ProxyError::Bind {
+        address,
+        purpose,
+        source,
+    })
 }
 
 fn load(config: &ProxyConfig) -> Option<Resources> {
@@ -256,7 +283,11 @@ struct Shutdown {
 #[async_trait]
 impl ShutdownSignalWatch for Shutdown {
     async fn recv(&self) -> ShutdownSignal {
-        let future = self.future.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let future = self
+            .future
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(future) = future {
             future.await;
         }

@@ -52,7 +52,9 @@ impl Shared {
             let versions = serde_json::json!(resources.versions(kind));
             (api::xds::short_name(kind.url()).to_owned(), versions)
         });
-        self.versions.store(Arc::new(serde_json::Value::Object(versions.into_iter().collect())));
+        self.versions.store(Arc::new(serde_json::Value::Object(
+            versions.into_iter().collect(),
+        )));
         if resources.routes.is_some() {
             self.ready.store(true, Ordering::Release);
         }

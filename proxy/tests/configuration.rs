@@ -28,22 +28,36 @@ async fn what_is_not_understood_or_names_nothing_is_refused_with_a_reason_and_ch
     let before = admin(&proxy, "/table").await;
 
     let mut unknown_matcher = message::routes(&[service(&[("a", 1)])]);
-    let matcher = unknown_matcher.virtual_hosts[0].routes[0].r#match.as_mut().unwrap();
+    let matcher = unknown_matcher.virtual_hosts[0].routes[0]
+        .r#match
+        .as_mut()
+        .unwrap();
     matcher.headers.push(message::safe_methods());
     matcher.headers[0].name = "x-version".to_owned();
     let mut rewritten = message::routes(&[service(&[("a", 1)])]);
-    rewritten.virtual_hosts[0].request_headers_to_remove.push("x".to_owned());
+    rewritten.virtual_hosts[0]
+        .request_headers_to_remove
+        .push("x".to_owned());
     let twice = message::routes(&[service(&[("a", 1)]), service(&[("a", 1)])]);
     let mut bad = vec![
-        (message::routes(&[service(&[("b", 1)])]), "cluster \"b\" is unknown"),
-        (message::routes(&[service(&[("a", 0)])]), "the weights sum to 0"),
+        (
+            message::routes(&[service(&[("b", 1)])]),
+            "cluster \"b\" is unknown",
+        ),
+        (
+            message::routes(&[service(&[("a", 0)])]),
+            "the weights sum to 0",
+        ),
         (unknown_matcher, "only :method is understood"),
         (rewritten, "\"request_headers_to_remove\" is not understood"),
         (twice, "occurs twice"),
     ];
     for (count, (routes, reason)) in bad.drain(..).enumerate() {
         control.route_message(&routes);
-        until("it is refused", || async { control.world().nacks.len() == count + 1 }).await;
+        until("it is refused", || async {
+            control.world().nacks.len() == count + 1
+        })
+        .await;
         let (kind, message) = control.world().nacks[count].clone();
         assert_eq!(kind, api::xds::ROUTE);
         assert!(message.contains(reason), "{message}");
@@ -71,7 +85,10 @@ async fn clusters_are_acknowledged_when_their_endpoints_are_here() {
     control.cluster("b", &[upstream.address]);
     until("the endpoints are asked for", || async {
         let world = control.world();
-        world.requests.iter().any(|r| r.resource_names_subscribe.contains(&"b".to_owned()))
+        world
+            .requests
+            .iter()
+            .any(|r| r.resource_names_subscribe.contains(&"b".to_owned()))
     })
     .await;
     let version = control.routes(&[service(&[("a", 1), ("b", 1)])]);
@@ -92,7 +109,10 @@ async fn clusters_are_acknowledged_when_their_endpoints_are_here() {
     control.remove("b");
     until("it is unsubscribed", || async {
         let world = control.world();
-        world.requests.iter().any(|r| r.resource_names_unsubscribe == ["b"])
+        world
+            .requests
+            .iter()
+            .any(|r| r.resource_names_unsubscribe == ["b"])
     })
     .await;
     stop(proxy).await;
@@ -114,7 +134,10 @@ async fn a_cluster_taken_away_too_early_serves_on_until_the_routes_let_go_of_it(
     control.acknowledged(api::xds::ROUTE, version).await;
     assert!(admin(&proxy, "/table").await["clusters"].get("a").is_none());
     control.routes(&[service(&[("a", 1)])]);
-    until("it cannot be named again", || async { control.world().nacks.len() == 1 }).await;
+    until("it cannot be named again", || async {
+        control.world().nacks.len() == 1
+    })
+    .await;
     stop(proxy).await;
 }
 
@@ -138,7 +161,10 @@ async fn traffic_goes_on_while_the_control_plane_is_away_and_on_return_nothing_i
     };
 
     let control = control.restart().await;
-    until("the proxy is back", || async { control.world().requests.len() >= requests + 3 }).await;
+    until("the proxy is back", || async {
+        control.world().requests.len() >= requests + 3
+    })
+    .await;
     {
         let world = control.world();
         let first = &world.requests[requests..];
@@ -148,7 +174,10 @@ async fn traffic_goes_on_while_the_control_plane_is_away_and_on_return_nothing_i
             assert_eq!(request.initial_resource_versions.len(), 1, "{request:?}");
         }
     }
-    until("all requests are reported", || async { control.load_of("a").success == 100 }).await;
+    until("all requests are reported", || async {
+        control.load_of("a").success == 100
+    })
+    .await;
     assert_eq!(admin(&proxy, "/table").await["revision"], revision);
     let version = control.routes(&[service(&[("a", 7)])]);
     control.acknowledged(api::xds::ROUTE, version).await;
@@ -168,7 +197,10 @@ async fn the_last_good_configuration_serves_without_a_control_plane_and_a_corrup
     let proxy = ready(config.clone()).await;
     // Refused routes must not be kept.
     control.routes(&[service(&[("b", 1)])]);
-    until("it is refused", || async { control.world().nacks.len() == 1 }).await;
+    until("it is refused", || async {
+        control.world().nacks.len() == 1
+    })
+    .await;
     stop(proxy).await;
     control.stop();
 
@@ -180,12 +212,20 @@ async fn the_last_good_configuration_serves_without_a_control_plane_and_a_corrup
     let good = std::fs::read(&path).unwrap();
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    for bad in [&good[..good.len() - 1], &flipped, b"", b"foreshadow-last-good 2 0 0\n"] {
+    for bad in [
+        &good[..good.len() - 1],
+        &flipped,
+        b"",
+        b"foreshadow-last-good 2 0 0\n",
+    ] {
         std::fs::write(&path, bad).unwrap();
         let proxy = foreshadow_proxy::spawn(config.clone()).unwrap();
         let uri = format!("http://{}/", proxy.local_addr());
         let answer = Http::new().get(&uri, "s").await;
-        assert_eq!((answer.status.as_u16(), answer.text()), (503, "no configuration yet\n"));
+        assert_eq!(
+            (answer.status.as_u16(), answer.text()),
+            (503, "no configuration yet\n")
+        );
         let ready = format!("http://{}/ready", proxy.admin_addr().unwrap());
         assert_eq!(Http::new().get(&ready, "admin").await.status, 503);
         stop(proxy).await;
@@ -201,12 +241,17 @@ async fn a_stopped_proxy_lets_requests_finish_and_ends_as_soon_as_they_have() {
     let proxy = ready(config(control.address)).await;
     let address = proxy.local_addr();
     let idle = Http::new();
-    assert_eq!(idle.get(&format!("http://{address}/"), "s").await.status, 200);
+    assert_eq!(
+        idle.get(&format!("http://{address}/"), "s").await.status,
+        200
+    );
     upstream.hang(true);
-    let slow = tokio::spawn(async move {
-        Http::new().get(&format!("http://{address}/"), "s").await
-    });
-    until("the request is in progress", || async { upstream.requests() == 2 }).await;
+    let slow =
+        tokio::spawn(async move { Http::new().get(&format!("http://{address}/"), "s").await });
+    until("the request is in progress", || async {
+        upstream.requests() == 2
+    })
+    .await;
     let stopping = tokio::spawn(stop(proxy));
     until("no connection is accepted", || async {
         tokio::net::TcpStream::connect(address).await.is_err()

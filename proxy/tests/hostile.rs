@@ -47,15 +47,30 @@ async fn serving() -> (Control, Upstream, RunningProxy) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ambiguous_requests_are_refused_and_never_reach_an_instance() {
     let (_control, upstream, proxy) = serving().await;
-    let large = format!("GET / HTTP/1.1\r\nHost: s\r\nX: {}\r\n\r\n", "x".repeat(70_000));
-    let many = format!("GET / HTTP/1.1\r\nHost: s\r\n{}\r\n", "X-A: 1\r\n".repeat(130));
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: s\r\nX: {}\r\n\r\n",
+        "x".repeat(70_000)
+    );
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: s\r\n{}\r\n",
+        "X-A: 1\r\n".repeat(130)
+    );
     let cases = [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: s\r\nHost: t\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400),
-        ("POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5, 5\r\n\r\nhello", 400),
-        ("POST / HTTP/1.1\r\nHost: s\r\nContent-Length: +5\r\n\r\nhello", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5, 5\r\n\r\nhello",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: s\r\nContent-Length: +5\r\n\r\nhello",
+            400,
+        ),
         (
             "POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
@@ -79,8 +94,14 @@ async fn ambiguous_requests_are_refused_and_never_reach_an_instance() {
     for (request, status) in cases {
         let answer = raw(&proxy, request).await;
         let shown: String = request.chars().take(120).collect();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?} gave {answer:?}");
-        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer:?}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{shown:?} gave {answer:?}"
+        );
+        assert!(
+            answer.to_ascii_lowercase().contains("connection: close"),
+            "{answer:?}"
+        );
     }
     assert_eq!(upstream.requests(), 0);
     stop(proxy).await;
@@ -92,12 +113,22 @@ async fn pipelined_requests_and_chunked_bodies_are_served() {
     let two = "GET /1 HTTP/1.1\r\nHost: s\r\n\r\nGET /2 HTTP/1.1\r\nHost: s\r\n\r\n";
     let answers = raw(&proxy, two).await;
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
-    let chunked = "POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let chunked =
+        "POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     assert!(raw(&proxy, chunked).await.ends_with("a:5"));
     let absolute = "GET http://s/3 HTTP/1.1\r\nHost: s\r\n\r\n";
-    assert!(raw(&proxy, absolute).await.starts_with("HTTP/1.1 200"));
-    let paths: Vec<String> =
-        upstream.state.seen.lock().unwrap().iter().map(|seen| seen.uri.to_string()).collect();
+    let answer = raw(&proxy, absolute).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let elsewhere = "GET http://t/3 HTTP/1.1\r\nHost: s\r\n\r\n";
+    assert!(raw(&proxy, elsewhere).await.starts_with("HTTP/1.1 400"));
+    let paths: Vec<String> = upstream
+        .state
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|seen| seen.uri.to_string())
+        .collect();
     assert_eq!(paths, ["/1", "/2", "/", "/3"]);
     stop(proxy).await;
 }

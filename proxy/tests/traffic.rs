@@ -23,7 +23,10 @@ use http::Request;
 use http_body_util::Full;
 
 async fn two_sides(control: &Control) -> (Upstream, Upstream) {
-    let (original, shadow) = (Upstream::start("original").await, Upstream::start("shadow").await);
+    let (original, shadow) = (
+        Upstream::start("original").await,
+        Upstream::start("shadow").await,
+    );
     control.cluster("s~i~original", &[original.address]);
     control.cluster("s~i~shadow", &[shadow.address]);
     (original, shadow)
@@ -45,17 +48,36 @@ async fn ten_thousand_requests_at_ninety_to_ten_are_split_exactly_and_reported_e
     assert_eq!((original.requests(), shadow.requests()), (9_000, 1_000));
 
     until("all requests are reported", || async {
-        let (one, two) = (control.load_of("s~i~original"), control.load_of("s~i~shadow"));
+        let (one, two) = (
+            control.load_of("s~i~original"),
+            control.load_of("s~i~shadow"),
+        );
         one.ended() + two.ended() >= 10_000
     })
     .await;
-    let (one, two) = (control.load_of("s~i~original"), control.load_of("s~i~shadow"));
-    assert_eq!((one.success, one.error, one.latency.total()), (9_000, 0, 9_000));
-    assert_eq!((two.success, two.error, two.latency.total()), (1_000, 0, 1_000));
+    let (one, two) = (
+        control.load_of("s~i~original"),
+        control.load_of("s~i~shadow"),
+    );
+    assert_eq!(
+        (one.success, one.error, one.latency.total()),
+        (9_000, 0, 9_000)
+    );
+    assert_eq!(
+        (two.success, two.error, two.latency.total()),
+        (1_000, 0, 1_000)
+    );
     assert_eq!((one.in_progress, two.in_progress), (0, 0));
     stop(proxy).await;
-    let (one, two) = (control.load_of("s~i~original"), control.load_of("s~i~shadow"));
-    assert_eq!(one.ended() + two.ended(), 10_000, "the last report repeats nothing");
+    let (one, two) = (
+        control.load_of("s~i~original"),
+        control.load_of("s~i~shadow"),
+    );
+    assert_eq!(
+        one.ended() + two.ended(),
+        10_000,
+        "the last report repeats nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +103,7 @@ async fn two_hundred_weight_changes_under_load_lose_nothing_and_take_effect_when
         let version = control.routes(&[split(10_000 - weight, weight)]);
         control.acknowledged(api::xds::ROUTE, version).await;
     }
-    for (weight, expected) in [(10_000, (0, 100)), (0, (100, 0)), (5_000, (50, 50))] {
+    for (weight, expected) in [(10_000, 100..=100), (0, 0..=0), (5_000, 48..=52)] {
         running.store(false, Ordering::Relaxed);
         let version = control.routes(&[split(10_000 - weight, weight)]);
         control.acknowledged(api::xds::ROUTE, version).await;
@@ -91,7 +113,9 @@ async fn two_hundred_weight_changes_under_load_lose_nothing_and_take_effect_when
         let before = (original.requests(), shadow.requests());
         assert_eq!(load(&proxy, "s", 1, 100).await, Vec::<String>::new());
         let after = (original.requests(), shadow.requests());
-        assert_eq!((after.0 - before.0, after.1 - before.1), expected);
+        let (to_original, to_shadow) = (after.0 - before.0, after.1 - before.1);
+        assert_eq!(to_original + to_shadow, 100);
+        assert!(expected.contains(&to_shadow), "{to_shadow} of 100 at {weight}");
     }
     assert_eq!(background.await.unwrap(), Vec::<String>::new());
     assert!(control.world().nacks.is_empty());
@@ -107,7 +131,10 @@ async fn a_slow_request_survives_the_removal_of_its_route_and_cluster() {
     original.hang(true);
     let uri = format!("http://{}/slow", proxy.local_addr());
     let slow = tokio::spawn(async move { Http::new().get(&uri, "s").await });
-    until("the request is in progress", || async { original.requests() == 1 }).await;
+    until("the request is in progress", || async {
+        original.requests() == 1
+    })
+    .await;
 
     let version = control.routes(&[Service::new("s", &[("s~i~shadow", 1)])]);
     control.acknowledged(api::xds::ROUTE, version).await;
@@ -136,7 +163,10 @@ async fn a_dead_side_and_a_dead_endpoint_are_hidden_from_clients_and_charged_to_
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         taken.local_addr().unwrap()
     };
-    control.endpoints("s~i~shadow", &common::message::endpoints("s~i~shadow", &[dead]));
+    control.endpoints(
+        "s~i~shadow",
+        &common::message::endpoints("s~i~shadow", &[dead]),
+    );
     control.cluster("t", &[dead, shadow.address]);
     control.routes(&[split(5_000, 5_000), Service::new("t", &[("t", 1)])]);
     let proxy = ready(config(control.address)).await;
@@ -158,7 +188,10 @@ async fn a_dead_side_and_a_dead_endpoint_are_hidden_from_clients_and_charged_to_
         (load.success, load.error, load.latency.total())
     };
     let (served, none, all) = of("s~i~original");
-    assert!((499..=501).contains(&served) && none == 0 && all == served, "{served}, {none}, {all}");
+    assert!(
+        (499..=501).contains(&served) && none == 0 && all == served,
+        "{served}, {none}, {all}"
+    );
     assert_eq!(of("s~i~shadow"), (0, 1_000 - served, 1_000 - served));
     assert_eq!(of("t"), (1_000, 0, 1_000));
     stop(proxy).await;
@@ -169,7 +202,10 @@ async fn weight_zero_gets_nothing_even_when_everybody_else_is_dead() {
     let control = Control::start().await;
     let (_, shadow) = two_sides(&control).await;
     let dead: SocketAddr = ([127, 0, 0, 1], 1).into();
-    control.endpoints("s~i~original", &common::message::endpoints("s~i~original", &[dead]));
+    control.endpoints(
+        "s~i~original",
+        &common::message::endpoints("s~i~original", &[dead]),
+    );
     control.routes(&[split(10_000, 0)]);
     let proxy = ready(config(control.address)).await;
     let uri = format!("http://{}/", proxy.local_addr());
@@ -200,7 +236,11 @@ async fn a_sticky_value_goes_where_envoy_sends_it_and_never_back_while_the_shado
             let user = format!("user-{user}");
             let answer = http.try_get(&uri, "s", &[("x-user", &user)]).await.unwrap();
             let point = xxhash_rust::xxh64::xxh64(user.as_bytes(), 0) % 10_000;
-            let expected = if point < u64::from(10_000 - weight) { "original" } else { "shadow" };
+            let expected = if point < u64::from(10_000 - weight) {
+                "original"
+            } else {
+                "shadow"
+            };
             assert_eq!(answer.text(), expected, "{user} at {weight}");
             if expected == "shadow" {
                 moved.entry(user).or_insert(weight);
@@ -217,26 +257,43 @@ async fn a_sticky_value_goes_where_envoy_sends_it_and_never_back_while_the_shado
 async fn copies_arrive_at_the_mirror_and_a_mirror_that_hangs_delays_and_fails_nothing() {
     let control = Control::start().await;
     let (original, shadow) = two_sides(&control).await;
-    let mirrored =
-        Service { mirror: Some(("s~i~shadow".to_owned(), 5_000)), ..split(10_000, 0) };
+    let mirrored = Service {
+        mirror: Some(("s~i~shadow".to_owned(), 5_000)),
+        ..split(10_000, 0)
+    };
     control.routes(&[mirrored]);
     let proxy = ready(config(control.address)).await;
     assert_eq!(load(&proxy, "s", 1, 100).await, Vec::<String>::new());
-    until("half of the requests are copied", || async { shadow.requests() == 50 }).await;
+    until("half of the requests are copied", || async {
+        shadow.requests() == 50
+    })
+    .await;
     let seen = shadow.state.seen.lock().unwrap()[0].clone();
     assert_eq!(seen.headers["host"], "s");
     let uri = format!("http://{}/", proxy.local_addr());
-    let post = Request::post(&uri).header("host", "s").body(Full::from("write")).unwrap();
+    let post = Request::post(&uri)
+        .header("host", "s")
+        .body(Full::from("write"))
+        .unwrap();
     assert_eq!(Http::new().send(post).await.unwrap().text(), "original:5");
-    until("copies are reported", || async { control.load_of("s~i~shadow").success == 50 }).await;
+    until("copies are reported", || async {
+        control.load_of("s~i~shadow").success == 50
+    })
+    .await;
 
     shadow.hang(true);
     let began = Instant::now();
     assert_eq!(load(&proxy, "s", 2, 1_000).await, Vec::<String>::new());
-    assert!(began.elapsed() < Duration::from_secs(4), "below the mirror's time limit");
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "below the mirror's time limit"
+    );
     assert_eq!(original.requests(), 1_101);
     let counts = admin(&proxy, "/counts").await;
-    assert_eq!(counts["clusters"]["s~i~shadow"]["in_progress"], 64, "{counts}");
+    assert_eq!(
+        counts["clusters"]["s~i~shadow"]["in_progress"], 64,
+        "{counts}"
+    );
     assert_eq!(counts["mirror_copies_shed"], 500 - 64, "{counts}");
     shadow.hang(false);
     stop(proxy).await;
@@ -246,16 +303,25 @@ async fn copies_arrive_at_the_mirror_and_a_mirror_that_hangs_delays_and_fails_no
 async fn an_instance_that_takes_too_long_gives_504_and_an_error_of_its_cluster() {
     let control = Control::start().await;
     let (original, _shadow) = two_sides(&control).await;
-    control.routes(&[Service { timeout_ms: 200, ..split(10_000, 0) }]);
+    control.routes(&[Service {
+        timeout_ms: 200,
+        ..split(10_000, 0)
+    }]);
     let proxy = ready(config(control.address)).await;
     original.hang(true);
     let uri = format!("http://{}/", proxy.local_addr());
     assert_eq!(Http::new().get(&uri, "s").await.status, 504);
-    until("it is reported", || async { control.load_of("s~i~original").error == 1 }).await;
+    until("it is reported", || async {
+        control.load_of("s~i~original").error == 1
+    })
+    .await;
     original.hang(false);
     original.answer(500);
     assert_eq!(Http::new().get(&uri, "s").await.status, 500);
-    until("it is reported", || async { control.load_of("s~i~original").error == 2 }).await;
+    until("it is reported", || async {
+        control.load_of("s~i~original").error == 2
+    })
+    .await;
     stop(proxy).await;
 }
 
@@ -268,7 +334,10 @@ async fn a_client_that_goes_away_is_no_error_and_leaves_nothing_in_progress() {
     original.hang(true);
     let uri = format!("http://{}/", proxy.local_addr());
     let gone = tokio::spawn(async move { Http::new().get(&uri, "s").await });
-    until("the request is in progress", || async { original.requests() == 1 }).await;
+    until("the request is in progress", || async {
+        original.requests() == 1
+    })
+    .await;
     gone.abort();
     until("the request is given up", || async {
         let counts = admin(&proxy, "/counts").await;
@@ -314,11 +383,21 @@ async fn headers_of_one_hop_stay_there_and_the_instance_learns_the_client() {
     assert_eq!(seen.headers["x-public"], "2");
     assert_eq!(seen.headers["x-forwarded-for"], "10.0.0.1, 127.0.0.1");
     for field in ["x-private", "te", "connection"] {
-        assert!(!seen.headers.contains_key(field), "{field}: {:?}", seen.headers);
+        assert!(
+            !seen.headers.contains_key(field),
+            "{field}: {:?}",
+            seen.headers
+        );
     }
     assert_eq!(Http::new().get(&uri, "unknown").await.status, 404);
     let body = Bytes::from(vec![b'x'; 300_000]);
-    let post = Request::post(&uri).header("host", "s").body(Full::from(body)).unwrap();
-    assert_eq!(Http::new().send(post).await.unwrap().text(), "original:300000");
+    let post = Request::post(&uri)
+        .header("host", "s")
+        .body(Full::from(body))
+        .unwrap();
+    assert_eq!(
+        Http::new().send(post).await.unwrap().text(),
+        "original:300000"
+    );
     stop(proxy).await;
 }

@@ -31,7 +31,6 @@ pub struct OpContext {
 
 /// What a driver can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent yes/no capabilities")]
 pub struct Capabilities {
     /// Copies state while the original runs.
     pub incremental_sync: bool,

@@ -75,19 +75,21 @@ pub struct ProcessDriver {
 }
 
 /// What failed and will fail again.
+#[expect(clippy::needless_pass_by_value, reason = "takes errors from map_err as they come")]
 fn failed(
     operation: &'static str,
     subject: impl Into<String>,
-    reason: impl ToString,
+    reason: impl std::fmt::Display,
 ) -> DriverError {
     DriverError::Failed { operation, subject: subject.into(), reason: reason.to_string() }
 }
 
 /// What may be repeated.
+#[expect(clippy::needless_pass_by_value, reason = "takes errors from map_err as they come")]
 fn transient(
     operation: &'static str,
     subject: impl Into<String>,
-    reason: impl ToString,
+    reason: impl std::fmt::Display,
 ) -> DriverError {
     DriverError::Transient { operation, subject: subject.into(), reason: reason.to_string() }
 }

@@ -48,7 +48,11 @@ impl<T> DomainMap<T> {
             Self::check(&domain)?;
             self.exact.insert(domain, value).is_some()
         };
-        if taken { Err("the domain occurs twice") } else { Ok(()) }
+        if taken {
+            Err("the domain occurs twice")
+        } else {
+            Ok(())
+        }
     }
 
     fn check(text: &str) -> Result<(), &'static str> {
@@ -62,7 +66,11 @@ impl<T> DomainMap<T> {
     pub fn values(&self) -> impl Iterator<Item = &T> {
         let suffixes = self.suffixes.values().flat_map(HashMap::values);
         let prefixes = self.prefixes.values().flat_map(HashMap::values);
-        self.exact.values().chain(suffixes).chain(prefixes).chain(&self.any)
+        self.exact
+            .values()
+            .chain(suffixes)
+            .chain(prefixes)
+            .chain(&self.any)
     }
 
     /// The value of the best match.

@@ -19,7 +19,9 @@ mod tests;
 
 pub use domains::DomainMap;
 pub use resources::{Held, Kind, Resources};
-pub(crate) use resources::{cluster as read_cluster, endpoints as read_endpoints, routes as read_routes};
+pub(crate) use resources::{
+    cluster as read_cluster, endpoints as read_endpoints, routes as read_routes,
+};
 pub use spec::{
     Assignment, ClusterSpec, EndpointSpec, HashHeader, HostSpec, MirrorSpec, RouteSpec, RoutesSpec,
     TargetSpec,
@@ -39,6 +41,9 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(object: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { object: object.into(), reason: reason.into() }
+        Self {
+            object: object.into(),
+            reason: reason.into(),
+        }
     }
 }

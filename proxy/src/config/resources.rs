@@ -91,8 +91,10 @@ impl Resources {
     /// Drops lingering clusters that no route names any more, and endpoints that no cluster has.
     pub fn tidy(&mut self) {
         let routes = self.routes.clone();
-        let named: BTreeSet<&str> =
-            routes.iter().flat_map(|held| held.spec.named().map(|(name, _)| name)).collect();
+        let named: BTreeSet<&str> = routes
+            .iter()
+            .flat_map(|held| held.spec.named().map(|(name, _)| name))
+            .collect();
         let clusters = &mut self.clusters;
         self.lingering.retain(|name| {
             let needed = named.contains(&**name);
@@ -101,8 +103,10 @@ impl Resources {
             }
             needed
         });
-        let used: BTreeSet<&str> =
-            clusters.values().map(|held| &*held.spec.endpoints).collect();
+        let used: BTreeSet<&str> = clusters
+            .values()
+            .map(|held| &*held.spec.endpoints)
+            .collect();
         self.endpoints.retain(|name, _| used.contains(&**name));
     }
 
@@ -111,10 +115,17 @@ impl Resources {
         let version = |wire: &Resource| (wire.name.clone(), wire.version.clone());
         match kind {
             Kind::Cluster => {
-                let current = self.clusters.iter().filter(|(name, _)| !self.lingering.contains(*name));
+                let current = self
+                    .clusters
+                    .iter()
+                    .filter(|(name, _)| !self.lingering.contains(*name));
                 current.map(|(_, held)| version(&held.wire)).collect()
             }
-            Kind::Endpoint => self.endpoints.values().map(|held| version(&held.wire)).collect(),
+            Kind::Endpoint => self
+                .endpoints
+                .values()
+                .map(|held| version(&held.wire))
+                .collect(),
             Kind::Route => self.routes.iter().map(|held| version(&held.wire)).collect(),
         }
     }
@@ -124,7 +135,11 @@ impl Resources {
         let clusters = self.clusters.values().map(|held| &held.wire);
         let endpoints = self.endpoints.values().map(|held| &held.wire);
         let routes = self.routes.iter().map(|held| &held.wire);
-        clusters.chain(endpoints).chain(routes).map(|wire| Resource::clone(wire)).collect()
+        clusters
+            .chain(endpoints)
+            .chain(routes)
+            .map(|wire| Resource::clone(wire))
+            .collect()
     }
 
     /// Resources from messages that were kept.
@@ -145,7 +160,12 @@ impl Resources {
                     resources.endpoints.insert(held.wire.name.clone(), held);
                 }
                 Some(Kind::Route) => resources.routes = Some(routes(message)?),
-                None => return Err(Refusal::new(message.name, format!("type {url:?} is unknown"))),
+                None => {
+                    return Err(Refusal::new(
+                        message.name,
+                        format!("type {url:?} is unknown"),
+                    ));
+                }
             }
         }
         if let Some(routes) = &resources.routes {
@@ -157,7 +177,9 @@ impl Resources {
 
 /// Reads a cluster.
 pub(crate) fn cluster(message: Resource) -> Result<Held<ClusterSpec>, Refusal> {
-    hold(message, Kind::Cluster, parse::cluster, |spec| Some(spec.name.clone()))
+    hold(message, Kind::Cluster, parse::cluster, |spec| {
+        Some(spec.name.clone())
+    })
 }
 
 /// Reads endpoints.
@@ -173,7 +195,7 @@ pub(crate) fn routes(message: Resource) -> Result<Held<RoutesSpec>, Refusal> {
 fn hold<M: Message + Default, T>(
     wire: Resource,
     kind: Kind,
-    parse: impl Fn(&M) -> Result<T, Refusal>,
+    parse: impl Fn(M) -> Result<T, Refusal>,
     name: impl Fn(&T) -> Option<String>,
 ) -> Result<Held<T>, Refusal> {
     let refuse = |reason: String| Refusal::new(format!("resource {:?}", wire.name), reason);
@@ -181,12 +203,19 @@ fn hold<M: Message + Default, T>(
         return Err(refuse("it has no content".to_owned()));
     };
     if any.type_url != kind.url() {
-        return Err(refuse(format!("its type is {:?} and not {:?}", any.type_url, kind.url())));
+        return Err(refuse(format!(
+            "its type is {:?} and not {:?}",
+            any.type_url,
+            kind.url()
+        )));
     }
     let message = M::decode(&*any.value).map_err(|error| refuse(error.to_string()))?;
-    let spec = parse(&message)?;
+    let spec = parse(message)?;
     if let Some(inner) = name(&spec).filter(|inner| *inner != wire.name) {
         return Err(refuse(format!("its content is named {inner:?}")));
     }
-    Ok(Held { spec: Arc::new(spec), wire: Arc::new(wire) })
+    Ok(Held {
+        spec: Arc::new(spec),
+        wire: Arc::new(wire),
+    })
 }

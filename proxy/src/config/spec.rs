@@ -40,11 +40,14 @@ pub struct RoutesSpec {
 impl RoutesSpec {
     /// Every cluster that is named, with the route that names it.
     pub fn named(&self) -> impl Iterator<Item = (&str, &RouteSpec)> {
-        self.hosts.iter().flat_map(|host| &host.routes).flat_map(|route| {
-            let targets = route.targets.iter().map(|target| &*target.cluster);
-            let mirrors = route.mirrors.iter().map(|mirror| &*mirror.cluster);
-            targets.chain(mirrors).map(move |name| (name, route))
-        })
+        self.hosts
+            .iter()
+            .flat_map(|host| &host.routes)
+            .flat_map(|route| {
+                let targets = route.targets.iter().map(|target| &*target.cluster);
+                let mirrors = route.mirrors.iter().map(|mirror| &*mirror.cluster);
+                targets.chain(mirrors).map(move |name| (name, route))
+            })
     }
 }
 

@@ -121,7 +121,11 @@ impl RoutingTable {
             };
             clusters.insert(name.clone(), Arc::new(cluster));
         }
-        let mut table = Self { clusters, revision: before.revision + 1, ..Self::default() };
+        let mut table = Self {
+            clusters,
+            revision: before.revision + 1,
+            ..Self::default()
+        };
         for host in resources.routes.iter().flat_map(|held| &held.spec.hosts) {
             table.add_host(host, before);
         }
@@ -133,7 +137,10 @@ impl RoutingTable {
         for route in &spec.routes {
             routes.extend(self.route(&spec.name, route, before).map(Arc::new));
         }
-        let host = Arc::new(VirtualHost { name: spec.name.clone(), routes });
+        let host = Arc::new(VirtualHost {
+            name: spec.name.clone(),
+            routes,
+        });
         for domain in &spec.domains {
             if let Err(reason) = self.hosts.insert(domain, Arc::clone(&host)) {
                 tracing::warn!(domain, reason, "domain left out");
@@ -145,7 +152,10 @@ impl RoutingTable {
         let mut targets = Vec::with_capacity(spec.targets.len());
         for target in &spec.targets {
             let cluster = Arc::clone(self.clusters.get(&target.cluster)?);
-            targets.push(Target { cluster, weight: target.weight });
+            targets.push(Target {
+                cluster,
+                weight: target.weight,
+            });
         }
         let mut mirrors = Vec::with_capacity(spec.mirrors.len());
         for mirror in &spec.mirrors {
@@ -154,7 +164,10 @@ impl RoutingTable {
         let total = targets.iter().map(|target| u64::from(target.weight)).sum();
         let turn = self.turn(format!("{host}\n{}", spec.name), before);
         let methods = spec.methods.as_ref().map(|methods| {
-            methods.iter().filter_map(|name| name.parse().ok()).collect()
+            methods
+                .iter()
+                .filter_map(|name| name.parse().ok())
+                .collect()
         });
         Some(Route {
             name: spec.name.clone(),
@@ -231,7 +244,10 @@ impl VirtualHost {
 impl Route {
     fn matches(&self, method: &http::Method, path: &[u8]) -> bool {
         path.starts_with(self.prefix.as_bytes())
-            && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+            && self
+                .methods
+                .as_ref()
+                .is_none_or(|methods| methods.contains(method))
     }
 }
 
@@ -246,7 +262,9 @@ fn endpoint_set(
     assignment: Option<&Held<Assignment>>,
     before: Option<&Arc<Cluster>>,
 ) -> Arc<EndpointSet> {
-    let assignment = assignment.map(|held| Arc::clone(&held.spec)).unwrap_or_default();
+    let assignment = assignment
+        .map(|held| Arc::clone(&held.spec))
+        .unwrap_or_default();
     if let Some(before) = before
         && before.endpoints.assignment == assignment
     {
@@ -261,12 +279,27 @@ fn endpoint_set(
         .endpoints
         .iter()
         .map(|spec| {
-            let suspicion = known.get(&spec.address).map(|old| Arc::clone(&old.suspicion));
+            let suspicion = known
+                .get(&spec.address)
+                .map(|old| Arc::clone(&old.suspicion));
             let suspicion = suspicion.unwrap_or_default();
-            Arc::new(Endpoint { address: spec.address, weight: spec.weight, suspicion })
+            Arc::new(Endpoint {
+                address: spec.address,
+                weight: spec.weight,
+                suspicion,
+            })
         })
         .collect();
-    let total = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
-    let turn = before.map(|cluster| cluster.endpoints.sequence.turn()).unwrap_or_default();
-    Arc::new(EndpointSet { assignment, endpoints, sequence: Sequence::new(total, turn) })
+    let total = endpoints
+        .iter()
+        .map(|endpoint| u64::from(endpoint.weight))
+        .sum();
+    let turn = before
+        .map(|cluster| cluster.endpoints.sequence.turn())
+        .unwrap_or_default();
+    Arc::new(EndpointSet {
+        assignment,
+        endpoints,
+        sequence: Sequence::new(total, turn),
+    })
 }

@@ -29,9 +29,12 @@ use crate::state::Shared;
 /// How long a new connection may take to send its first header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection may be idle, and how long idling and the next header may take together.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// How long one read of a request's body may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
+/// Most connections at once. Each may need another to an instance, and most systems allow about
+/// twenty thousand in all.
+const MAX_CONNECTIONS: usize = 8_192;
 /// After being told to stop, connections are asked to close with their next answer for so long;
 /// then those that are idle are closed.
 const LAME_DUCK: Duration = Duration::from_millis(250);
@@ -50,7 +53,11 @@ pub(crate) struct Ingress {
 #[async_trait]
 impl Service for Ingress {
     async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = self
+            .listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let begun = listener.map(|listener| {
             let workers = Workers::start(self.shared.config.workers)?;
             Ok::<_, std::io::Error>((TcpListener::from_std(listener)?, workers))
@@ -102,12 +109,18 @@ impl Ingress {
         drop(listener);
         tracker.close();
         let all = async {
-            if tokio::time::timeout(LAME_DUCK, tracker.wait()).await.is_err() {
+            if tokio::time::timeout(LAME_DUCK, tracker.wait())
+                .await
+                .is_err()
+            {
                 self.proxy.http_cleanup().await;
                 tracker.wait().await;
             }
         };
-        if tokio::time::timeout(self.shared.config.grace, all).await.is_err() {
+        if tokio::time::timeout(self.shared.config.grace, all)
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 connections = tracker.len(), grace = ?self.shared.config.grace,
                 "connections are cut: they did not finish in time"
@@ -124,12 +137,18 @@ impl Ingress {
         peer: SocketAddr,
         closing: &watch::Receiver<bool>,
     ) {
+        if tracker.len() >= MAX_CONNECTIONS {
+            tracing::warn!(%peer, "a connection is refused: {MAX_CONNECTIONS} are open");
+            return;
+        }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was closed at once");
             return;
         }
         // The worker that serves it also waits for its data.
-        let Ok(stream) = stream.into_std() else { return };
+        let Ok(stream) = stream.into_std() else {
+            return;
+        };
         let proxy = Arc::clone(&self.proxy);
         let closing = closing.clone();
         let task = async move {
@@ -187,5 +206,23 @@ async fn header_late(connection: &Connection, deadline: Duration) {
     tokio::time::sleep(deadline).await;
     if connection.has_header() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_does_not_come_in_time_ends_the_connection_and_a_request_does_not() {
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
+        header_late(&connection, HEADER_DEADLINE).await;
+        connection.header_is_read();
+        let late = header_late(&connection, HEADER_DEADLINE);
+        assert!(
+            tokio::time::timeout(HEADER_DEADLINE * 100, late)
+                .await
+                .is_err()
+        );
     }
 }

@@ -19,7 +19,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) const fn new(peer: SocketAddr) -> Self {
-        Self { peer, header_read: AtomicBool::new(false) }
+        Self {
+            peer,
+            header_read: AtomicBool::new(false),
+        }
     }
 
     /// A request is awaited.

@@ -24,7 +24,7 @@ use crate::telemetry::Outcome;
 /// widespread servers close theirs.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(4);
 /// How long a write to an instance may take when the route sets no limit.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Our part in Pingora's handling of a request.
 pub(crate) struct Forwarder {
@@ -40,7 +40,10 @@ impl Forwarder {
     fn plan(&self, session: &Session) -> Result<Plan> {
         let table = self.shared.table.load_full();
         let request = session.req_header();
-        let authority = request.headers.get(HOST).map_or("", |host| host.to_str().unwrap_or(""));
+        let authority = request
+            .headers
+            .get(HOST)
+            .map_or("", |host| host.to_str().unwrap_or(""));
         let host = table.host(authority);
         let route = host.and_then(|host| host.route(&request.method, request.raw_path()));
         let Some(route) = route.cloned() else {
@@ -52,7 +55,13 @@ impl Forwarder {
         };
         let key = sticky_key(&route.sticky, &request.headers);
         let point = key.unwrap_or_else(|| route.sequence.next_point());
-        Ok(Plan { _table: table, route, selection: Selection::new(point), picked: None, again: false })
+        Ok(Plan {
+            _table: table,
+            route,
+            selection: Selection::new(point),
+            picked: None,
+            again: false,
+        })
     }
 }
 
@@ -104,8 +113,14 @@ impl ProxyHttp for Forwarder {
                 return refuse(rejection.status, rejection.reason);
             }
         }
+        // Everybody behind us is asked for paths.
+        if let Some(path) = harden::path_of_absolute(session.req_header().raw_path()) {
+            session.req_header_mut().set_raw_path(&path)?;
+        }
         let plan = self.plan(session)?;
-        self.shared.mirrors.copy(&plan.route, session.req_header(), self.shared.now_ms());
+        self.shared
+            .mirrors
+            .copy(&plan.route, session.req_header(), self.shared.now_ms());
         request.plan = Some(plan);
         Ok(())
     }
@@ -131,8 +146,10 @@ impl ProxyHttp for Forwarder {
         if let Some(first) = plan.selection.first_choice().and_then(target) {
             request.tally.chosen(&first.cluster.counters);
         }
-        let Some((picked, target)) =
-            plan.picked.as_ref().and_then(|picked| Some((picked, target(picked.target)?)))
+        let Some((picked, target)) = plan
+            .picked
+            .as_ref()
+            .and_then(|picked| Some((picked, target(picked.target)?)))
         else {
             return refuse(503, "no instance can be reached");
         };
@@ -219,12 +236,6 @@ impl ProxyHttp for Forwarder {
                 upstream.insert_header(headers::X_FORWARDED_FOR, chain)?;
             }
         }
-        // Instances are asked for paths.
-        if upstream.uri.authority().is_some()
-            && let Some(path) = upstream.uri.path_and_query().cloned()
-        {
-            upstream.set_uri(path.into());
-        }
         Ok(())
     }
 
@@ -281,17 +292,18 @@ impl ProxyHttp for Forwarder {
     ) -> FailToProxy {
         let status = status_of(error);
         if status > 0 {
-            let reason = match error.etype() {
-                ErrorType::HTTPStatus(_) => error.context.as_ref().map_or("", |text| text.as_str()),
-                _ => "",
-            };
-            let body = if reason.is_empty() { String::new() } else { format!("{reason}\n") };
+            let ours = matches!(error.etype(), ErrorType::HTTPStatus(_));
+            let reason = error.context.as_ref().filter(|_| ours);
+            let body = reason.map_or_else(String::new, |reason| format!("{}\n", reason.as_str()));
             let sent = session.respond_error_with_body(status, body.into()).await;
             if let Err(error) = sent {
                 tracing::debug!(%error, "the client is gone before its error");
             }
         }
-        FailToProxy { error_code: status, can_reuse_downstream: false }
+        FailToProxy {
+            error_code: status,
+            can_reuse_downstream: false,
+        }
     }
 
     async fn logging(&self, _: &mut Session, error: Option<&Error>, request: &mut Request) {
@@ -322,10 +334,7 @@ impl ProxyHttp for Forwarder {
 fn status_of(error: &Error) -> u16 {
     match (error.etype(), error.esource()) {
         (ErrorType::HTTPStatus(status), _) => *status,
-        (
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout,
-            ErrorSource::Upstream,
-        ) => 504,
+        (ErrorType::ReadTimedout | ErrorType::WriteTimedout, ErrorSource::Upstream) => 504,
         (
             ErrorType::ConnectTimedout
             | ErrorType::ConnectRefused

@@ -26,7 +26,10 @@ const fn reject(status: u16, reason: &'static str) -> Result<(), Rejection> {
 /// made consistent since, and must not pass for consistent.
 pub(super) fn check(request: &RequestHeader, raw: &[u8]) -> Result<(), Rejection> {
     if raw.len() > MAX_HEADER_BYTES || request.headers.len() > MAX_FIELDS {
-        return reject(431, "the header is larger than 64 KiB or has more than 128 fields");
+        return reject(
+            431,
+            "the header is larger than 64 KiB or has more than 128 fields",
+        );
     }
     if request.method == Method::TRACE {
         return reject(405, "TRACE is not allowed");
@@ -37,9 +40,9 @@ pub(super) fn check(request: &RequestHeader, raw: &[u8]) -> Result<(), Rejection
         return reject(400, "Host is missing");
     }
     let target = request.raw_path();
-    let absolute = request.uri.authority().is_some();
+    let absolute = path_of_absolute(target).is_some();
     let asterisk = target == b"*" && request.method == Method::OPTIONS;
-    if !(absolute || asterisk || target.starts_with(b"/")) || target.contains(&b'#') {
+    if !(absolute || asterisk || target.starts_with(b"/")) || has_fragment(raw) {
         return reject(400, "the request target must be a path");
     }
     framing(request, raw)
@@ -61,10 +64,34 @@ fn framing(request: &RequestHeader, raw: &[u8]) -> Result<(), Rejection> {
             return reject(400, "Transfer-Encoding must be chunked");
         }
         if has_field(raw, b"content-length:") {
-            return reject(400, "Content-Length and Transfer-Encoding exclude each other");
+            return reject(
+                400,
+                "Content-Length and Transfer-Encoding exclude each other",
+            );
         }
     }
     Ok(())
+}
+
+/// The path of a target that is a whole URI. That its authority is the one that Host names has been
+/// checked when it was read.
+pub(super) fn path_of_absolute(target: &[u8]) -> Option<Vec<u8>> {
+    let scheme = target.get(..7)?;
+    if !scheme.eq_ignore_ascii_case(b"http://") {
+        return None;
+    }
+    let rest = target.get(7..)?;
+    let path = rest.iter().position(|byte| b"/?".contains(byte));
+    let path = path.map_or(&b""[..], |begin| &rest[begin..]);
+    let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+    Some([slash, path].concat())
+}
+
+/// Whether the request line has a fragment, which has been cut off since.
+fn has_fragment(raw: &[u8]) -> bool {
+    raw.iter()
+        .take_while(|&&byte| byte != b'\n')
+        .any(|&byte| byte == b'#')
 }
 
 /// Whether a line of the header begins with `name`, which is in lower case.

@@ -20,7 +20,13 @@ fn what_concerns_one_connection_is_taken_away_and_the_rest_stays() {
         fields.insert(name, HeaderValue::from_static(value));
     }
     headers::strip_hop_by_hop(&mut fields);
-    assert_eq!(fields.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["x-three"]);
+    assert_eq!(
+        fields
+            .keys()
+            .map(http::HeaderName::as_str)
+            .collect::<Vec<_>>(),
+        ["x-three"]
+    );
 }
 
 #[test]

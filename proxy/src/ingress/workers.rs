@@ -24,8 +24,12 @@ impl Workers {
     /// Starts `count` threads.
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let mut workers =
-            Self { handles: Vec::new(), next: 0, stop: stop.clone(), threads: Vec::new() };
+        let mut workers = Self {
+            handles: Vec::new(),
+            next: 0,
+            stop: stop.clone(),
+            threads: Vec::new(),
+        };
         for index in 0..count.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             workers.handles.push(runtime.handle().clone());
@@ -56,7 +60,10 @@ impl Workers {
         self.stop.cancel();
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
-            threads.into_iter().filter_map(|thread| thread.join().err()).count()
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().err())
+                .count()
         });
         match joined.await {
             Ok(0) => {}

@@ -54,13 +54,15 @@ impl Selection {
     /// The next endpoint to try; `None` if there is nothing left.
     pub fn next(&mut self, route: &Route, now_ms: u64) -> Option<Picked> {
         loop {
-            let Some(target) = self.current.or_else(|| self.choose(route)) else {
-                return None;
-            };
+            let target = self.current.or_else(|| self.choose(route))?;
             self.first.get_or_insert(target);
             let endpoints = &route.targets.get(target)?.cluster.endpoints;
             let may_try_here = self.alternatives <= ALTERNATIVES || self.is_last(route, target);
-            let endpoint = if may_try_here { self.endpoint(endpoints, now_ms) } else { None };
+            let endpoint = if may_try_here {
+                self.endpoint(endpoints, now_ms)
+            } else {
+                None
+            };
             if let Some(endpoint) = endpoint {
                 self.current = Some(target);
                 return Some(Picked { target, endpoint });
@@ -81,7 +83,11 @@ impl Selection {
 
     fn weights<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = u64> + Clone + 'a {
         route.targets.iter().enumerate().map(|(index, target)| {
-            if self.excluded.contains(&index) { 0 } else { u64::from(target.weight) }
+            if self.excluded.contains(&index) {
+                0
+            } else {
+                u64::from(target.weight)
+            }
         })
     }
 
@@ -101,7 +107,13 @@ impl Selection {
         let weigh = |fits: &dyn Fn(&Endpoint) -> bool| {
             let usable = |one: &Endpoint| fits(one) && !self.tried.contains(&one.address);
             let weights = set.endpoints.iter();
-            let weights = weights.map(|one| if usable(one) { u64::from(one.weight) } else { 0 });
+            let weights = weights.map(|one| {
+                if usable(one) {
+                    u64::from(one.weight)
+                } else {
+                    0
+                }
+            });
             by_weight(weights, point)
         };
         let index = weigh(&|one| !one.suspicion.is_suspect(now_ms)).or_else(|| weigh(&|_| true))?;

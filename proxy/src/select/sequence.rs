@@ -22,13 +22,19 @@ impl Sequence {
     /// The sequence over `0..total`; `total` must be below 2^32 (weights are checked for that when
     /// they are read).
     pub fn new(total: u64, turn: Turn) -> Self {
-        Self { turn, step: step(total), total }
+        Self {
+            turn,
+            step: step(total),
+            total,
+        }
     }
 
     /// The next point; 0 if there is none to choose from.
     pub fn next_point(&self) -> u64 {
         let turn = self.turn.0.fetch_add(1, Ordering::Relaxed);
-        let Some(turn) = turn.checked_rem(self.total) else { return 0 };
+        let Some(turn) = turn.checked_rem(self.total) else {
+            return 0;
+        };
         (turn * self.step) % self.total
     }
 

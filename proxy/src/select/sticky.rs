@@ -12,7 +12,9 @@ use crate::config::HashHeader;
 pub fn sticky_key(policy: &[HashHeader], headers: &HeaderMap) -> Option<u64> {
     let mut key: Option<u64> = None;
     for header in policy {
-        let Some(hash) = of_header(headers, &header.name) else { continue };
+        let Some(hash) = of_header(headers, &header.name) else {
+            continue;
+        };
         key = Some(key.map_or(hash, |before| before.rotate_left(1) ^ hash));
         if header.terminal {
             break;

@@ -24,7 +24,8 @@ impl Suspicion {
         }
         let before = self.failures.fetch_add(1, Ordering::Relaxed).min(10);
         let pause = (FIRST_MS << before).min(LONGEST_MS);
-        self.until_ms.store(now_ms.saturating_add(pause), Ordering::Relaxed);
+        self.until_ms
+            .store(now_ms.saturating_add(pause), Ordering::Relaxed);
     }
 
     /// Connecting succeeded.

@@ -13,14 +13,19 @@ use crate::xds::fixtures;
 
 /// The route of a service whose clusters have these weights and numbers of endpoints.
 fn route(clusters: &[(u32, usize)]) -> Arc<Route> {
-    let names: Vec<String> = (0..clusters.len()).map(|index| format!("c{index}")).collect();
+    let names: Vec<String> = (0..clusters.len())
+        .map(|index| format!("c{index}"))
+        .collect();
     let mut messages = Vec::new();
     for (name, (_, endpoints)) in names.iter().zip(clusters) {
         messages.push(fixtures::cluster(name));
         messages.push(fixtures::endpoints(name, *endpoints));
     }
-    let weights: Vec<(&str, u32)> =
-        names.iter().zip(clusters).map(|(name, (weight, _))| (&**name, *weight)).collect();
+    let weights: Vec<(&str, u32)> = names
+        .iter()
+        .zip(clusters)
+        .map(|(name, (weight, _))| (&**name, *weight))
+        .collect();
     messages.push(fixtures::routes("s", &weights));
     let resources = Resources::restore(messages).unwrap();
     let table = RoutingTable::link(&resources, &RoutingTable::default(), &Registry::default());
@@ -28,7 +33,9 @@ fn route(clusters: &[(u32, usize)]) -> Arc<Route> {
 }
 
 fn first(route: &Route, point: u64) -> Option<usize> {
-    Selection::new(point).next(route, 0).map(|picked| picked.target)
+    Selection::new(point)
+        .next(route, 0)
+        .map(|picked| picked.target)
 }
 
 fn counts(choices: &[usize], clusters: usize) -> Vec<u64> {
@@ -42,10 +49,15 @@ fn counts(choices: &[usize], clusters: usize) -> Vec<u64> {
 #[test]
 fn at_ninety_to_ten_the_minority_never_comes_twice_in_a_row() {
     let route = route(&[(9_000, 1), (1_000, 1)]);
-    let choices: Vec<usize> =
-        (0..30_000).map(|_| first(&route, route.sequence.next_point()).unwrap()).collect();
+    let choices: Vec<usize> = (0..30_000)
+        .map(|_| first(&route, route.sequence.next_point()).unwrap())
+        .collect();
     assert!(!choices.windows(2).any(|pair| pair == [1, 1]));
-    let longest = choices.split(|&choice| choice == 1).map(<[usize]>::len).max().unwrap();
+    let longest = choices
+        .split(|&choice| choice == 1)
+        .map(<[usize]>::len)
+        .max()
+        .unwrap();
     assert!(longest <= 16, "longest run of the majority: {longest}");
 }
 
@@ -62,8 +74,7 @@ fn after_a_failed_connection_the_same_cluster_is_tried_once_more_and_then_anothe
     let mut selection = Selection::new(0);
     let mut targets = Vec::new();
     let mut tried: Vec<SocketAddr> = Vec::new();
-    loop {
-        let Some(picked) = selection.next(&route, 0) else { break };
+    while let Some(picked) = selection.next(&route, 0) {
         targets.push(picked.target);
         assert!(!tried.contains(&picked.endpoint.address));
         tried.push(picked.endpoint.address);
@@ -111,16 +122,25 @@ fn headers_are_hashed_as_envoy_does() {
     let mut headers = http::HeaderMap::new();
     headers.insert("x-user", http::HeaderValue::from_static("alice"));
     let alice = xxhash_rust::xxh64::xxh64(b"alice", 0);
-    assert_eq!(sticky_key(&[policy("x-user", false)], &headers), Some(alice));
+    assert_eq!(
+        sticky_key(&[policy("x-user", false)], &headers),
+        Some(alice)
+    );
     assert_eq!(sticky_key(&[policy("x-other", false)], &headers), None);
     headers.insert("x-other", http::HeaderValue::from_static("b"));
     let both = alice.rotate_left(1) ^ xxhash_rust::xxh64::xxh64(b"b", 0);
     assert_eq!(
-        sticky_key(&[policy("x-user", false), policy("x-other", false)], &headers),
+        sticky_key(
+            &[policy("x-user", false), policy("x-other", false)],
+            &headers
+        ),
         Some(both)
     );
     assert_eq!(
-        sticky_key(&[policy("x-user", true), policy("x-other", false)], &headers),
+        sticky_key(
+            &[policy("x-user", true), policy("x-other", false)],
+            &headers
+        ),
         Some(alice)
     );
 }

@@ -23,7 +23,11 @@ pub enum Outcome {
 impl Outcome {
     /// The outcome that a status means.
     pub const fn of_status(status: u16) -> Self {
-        if status >= 500 { Self::Error } else { Self::Success }
+        if status >= 500 {
+            Self::Error
+        } else {
+            Self::Success
+        }
     }
 }
 

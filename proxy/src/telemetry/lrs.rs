@@ -22,7 +22,7 @@ use crate::xds::{backoff, channel, node};
 /// Shortest interval that a control plane may ask for.
 const SHORTEST: Duration = Duration::from_millis(50);
 /// Longest; also what holds when none is given.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// How long the control plane may take to end the stream after the last report.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -30,10 +30,15 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut failures = 0;
     while !stop.is_cancelled() {
-        let (ended, was_good) = report(&shared, &stop).await;
-        if stop.is_cancelled() {
-            return;
-        }
+        let last_word = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        let (ended, was_good) = tokio::select! {
+            biased;
+            ended = report(&shared, &stop) => ended,
+            () = last_word => return,
+        };
         failures = if was_good { 0 } else { failures + 1 };
         tracing::debug!(reason = ended, "no stream for load reports");
         tokio::select! {
@@ -56,23 +61,16 @@ async fn report(shared: &Arc<Shared>, stop: &CancellationToken) -> (String, bool
     };
     let (wishes, interval) = watch::channel(None);
     let reports = reports(Arc::clone(shared), interval, stop.clone());
-    let opened = LoadReportingServiceClient::new(connected).stream_load_stats(reports).await;
+    let opened = LoadReportingServiceClient::new(connected)
+        .stream_load_stats(reports)
+        .await;
     let mut responses = match opened {
         Ok(response) => response.into_inner(),
         Err(status) => return (chain(&status), false),
     };
     let mut answered = false;
     loop {
-        let last_word = async {
-            stop.cancelled().await;
-            tokio::time::sleep(LAST_WORD).await;
-        };
-        let message = tokio::select! {
-            biased;
-            message = responses.message() => message,
-            () = last_word => return ("stopped".to_owned(), answered),
-        };
-        match message {
+        match responses.message().await {
             Ok(Some(wish)) => {
                 answered = true;
                 wishes.send_replace(Some(interval_of(&wish)));
@@ -104,7 +102,13 @@ fn reports(
     interval: watch::Receiver<Option<Duration>>,
     stop: CancellationToken,
 ) -> impl Stream<Item = LoadStatsRequest> + Send + 'static {
-    let reporter = Reporter { shared, interval, stop, last: None, finished: false };
+    let reporter = Reporter {
+        shared,
+        interval,
+        stop,
+        last: None,
+        finished: false,
+    };
     futures::stream::unfold(reporter, |mut reporter| async move {
         let message = reporter.next().await?;
         Some((message, reporter))
@@ -119,7 +123,10 @@ impl Reporter {
         let Some(last) = self.last else {
             self.last = Some(Instant::now());
             let node = Some(node(&self.shared.config.node_id));
-            return Some(LoadStatsRequest { node, cluster_stats: Vec::new() });
+            return Some(LoadStatsRequest {
+                node,
+                cluster_stats: Vec::new(),
+            });
         };
         tokio::select! {
             biased;
@@ -129,7 +136,10 @@ impl Reporter {
         let now = Instant::now();
         self.last = Some(now);
         let cluster_stats = self.shared.registry.take_report(now.duration_since(last));
-        Some(LoadStatsRequest { node: None, cluster_stats })
+        Some(LoadStatsRequest {
+            node: None,
+            cluster_stats,
+        })
     }
 }
 

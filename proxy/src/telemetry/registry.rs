@@ -43,7 +43,10 @@ impl Registry {
     /// The totals of all clusters.
     pub fn totals(&self) -> BTreeMap<String, Snapshot> {
         let clusters = self.lock();
-        clusters.iter().map(|(name, entry)| (name.clone(), entry.counters.snapshot())).collect()
+        clusters
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.counters.snapshot()))
+            .collect()
     }
 
     /// What was counted since the last call, for clusters where there is anything to say. The
@@ -76,7 +79,12 @@ fn stats(
     if quiet && news.in_progress == 0 {
         return None;
     }
-    let latencies = news.latency.counts().iter().enumerate().filter(|&(_, &count)| count > 0);
+    let latencies = news
+        .latency
+        .counts()
+        .iter()
+        .enumerate()
+        .filter(|&(_, &count)| count > 0);
     let locality = UpstreamLocalityStats {
         locality: Some(Locality::default()),
         total_successful_requests: news.success,
@@ -124,7 +132,10 @@ mod tests {
         let locality = &report[0].upstream_locality_stats[0];
         assert_eq!(locality.total_successful_requests, 1);
         assert_eq!(locality.total_requests_in_progress, 1);
-        assert_eq!(locality.load_metric_stats[0].metric_name, api::latency::bucket_metric(1));
+        assert_eq!(
+            locality.load_metric_stats[0].metric_name,
+            api::latency::bucket_metric(1)
+        );
 
         let again = registry.take_report(SECOND);
         let locality = &again[0].upstream_locality_stats[0];
@@ -133,7 +144,10 @@ mod tests {
 
         counters.ended(Outcome::Error, SECOND);
         drop((running, counters));
-        assert_eq!(registry.take_report(SECOND)[0].upstream_locality_stats[0].total_error_requests, 1);
+        assert_eq!(
+            registry.take_report(SECOND)[0].upstream_locality_stats[0].total_error_requests,
+            1
+        );
         assert!(registry.take_report(SECOND).is_empty());
         assert!(registry.totals().is_empty());
     }

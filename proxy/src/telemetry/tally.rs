@@ -24,11 +24,17 @@ impl Tally {
     /// has failed it.
     pub fn attempt(&mut self, counters: &Arc<Counters>, elapsed: Duration) {
         counters.issue();
-        let here = self.active.as_ref().is_some_and(|(active, _)| Arc::ptr_eq(active, counters));
+        let here = self
+            .active
+            .as_ref()
+            .is_some_and(|(active, _)| Arc::ptr_eq(active, counters));
         if !here {
             self.active = Some((Arc::clone(counters), InProgress::begin(counters)));
         }
-        let own = self.owner.as_ref().is_none_or(|owner| Arc::ptr_eq(owner, counters));
+        let own = self
+            .owner
+            .as_ref()
+            .is_none_or(|owner| Arc::ptr_eq(owner, counters));
         if !own {
             self.count(Outcome::Error, elapsed);
         }
@@ -72,7 +78,10 @@ mod tests {
         tally.end(Outcome::Success, Duration::from_millis(5));
         drop(tally);
         let (first, second) = (first.snapshot(), second.snapshot());
-        assert_eq!((first.counts.success, first.counts.error, first.issued), (0, 1, 1));
+        assert_eq!(
+            (first.counts.success, first.counts.error, first.issued),
+            (0, 1, 1)
+        );
         assert_eq!((second.counts.ended(), second.issued), (0, 1));
         assert_eq!(first.counts.in_progress + second.counts.in_progress, 0);
         assert_eq!(first.counts.latency.total(), 1);

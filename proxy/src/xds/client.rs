@@ -82,7 +82,9 @@ async fn stream(
     let mut client = AggregatedDiscoveryServiceClient::new(connected)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let opened = client.delta_aggregated_resources(ReceiverStream::new(requests)).await;
+    let opened = client
+        .delta_aggregated_resources(ReceiverStream::new(requests))
+        .await;
     let mut responses = match opened {
         Ok(response) => response.into_inner(),
         Err(status) => return chain(&status),

@@ -26,7 +26,10 @@ pub(crate) fn resource(kind: Kind, name: &str, message: &impl Message) -> Resour
     Resource {
         name: name.to_owned(),
         version: "1".to_owned(),
-        resource: Some(Any { type_url: kind.url().to_owned(), value: message.encode_to_vec() }),
+        resource: Some(Any {
+            type_url: kind.url().to_owned(),
+            value: message.encode_to_vec(),
+        }),
         ..Resource::default()
     }
 }
@@ -112,5 +115,9 @@ pub(crate) fn route_message(host: &str, weights: &[(&str, u32)]) -> RouteConfigu
 }
 
 pub(crate) fn routes(host: &str, weights: &[(&str, u32)]) -> Resource {
-    resource(Kind::Route, api::xds::ROUTE_CONFIG, &route_message(host, weights))
+    resource(
+        Kind::Route,
+        api::xds::ROUTE_CONFIG,
+        &route_message(host, weights),
+    )
 }

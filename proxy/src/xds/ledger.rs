@@ -61,7 +61,10 @@ pub struct Ledger {
 impl Ledger {
     /// Begins with resources that were kept.
     pub fn new(resources: Resources) -> Self {
-        Self { resources, ..Self::default() }
+        Self {
+            resources,
+            ..Self::default()
+        }
     }
 
     /// What is accepted.
@@ -88,7 +91,10 @@ impl Ledger {
     }
 
     fn ask_routes(&self) -> DeltaDiscoveryRequest {
-        self.first(Kind::Route, BTreeSet::from([api::xds::ROUTE_CONFIG.to_owned()]))
+        self.first(
+            Kind::Route,
+            BTreeSet::from([api::xds::ROUTE_CONFIG.to_owned()]),
+        )
     }
 
     fn first(&self, kind: Kind, names: BTreeSet<String>) -> DeltaDiscoveryRequest {
@@ -102,7 +108,9 @@ impl Ledger {
     fn wanted_endpoints(&self) -> BTreeSet<String> {
         let current = self.resources.clusters.iter();
         let current = current.filter(|(name, _)| !self.resources.lingering.contains(*name));
-        current.map(|(_, held)| held.spec.endpoints.clone()).collect()
+        current
+            .map(|(_, held)| held.spec.endpoints.clone())
+            .collect()
     }
 
     /// Takes a response in.
@@ -110,7 +118,8 @@ impl Ledger {
         let mut step = Step::default();
         let Some(kind) = Kind::of_url(&response.type_url) else {
             let reason = format!("type {:?} was not asked for", response.type_url);
-            step.requests.push(nack(&response.type_url, response.nonce, &reason));
+            step.requests
+                .push(nack(&response.type_url, response.nonce, &reason));
             return step;
         };
         let nonce = response.nonce.clone();
@@ -120,7 +129,8 @@ impl Ledger {
             Kind::Route => self.routes(response, now_ms, &mut step),
         };
         if let Err(refusal) = outcome {
-            step.requests.push(nack(kind.url(), nonce, &refusal.to_string()));
+            step.requests
+                .push(nack(kind.url(), nonce, &refusal.to_string()));
             step.refused.push((kind, refusal));
         }
         self.settle(now_ms, &mut step);
@@ -171,7 +181,11 @@ impl Ledger {
         self.resources.tidy();
         self.subscribe_endpoints(step);
         let deadline_ms = now_ms.saturating_add(millis(WARMING));
-        self.warming.push(Warming { nonce: response.nonce, deadline_ms, clusters: names });
+        self.warming.push(Warming {
+            nonce: response.nonce,
+            deadline_ms,
+            clusters: names,
+        });
         Ok(())
     }
 
@@ -196,10 +210,15 @@ impl Ledger {
     ) -> Result<(), Refusal> {
         let wanted = |resource: &Resource| self.subscribed.contains(&resource.name);
         let resources: Vec<_> = response.resources.into_iter().filter(wanted).collect();
-        let fresh: Vec<_> = resources.into_iter().map(read_endpoints).collect::<Result<_, _>>()?;
+        let fresh: Vec<_> = resources
+            .into_iter()
+            .map(read_endpoints)
+            .collect::<Result<_, _>>()?;
         step.changed |= !fresh.is_empty();
         for held in fresh {
-            self.resources.endpoints.insert(held.wire.name.clone(), held);
+            self.resources
+                .endpoints
+                .insert(held.wire.name.clone(), held);
         }
         // Endpoints go with their cluster; removing them alone means nothing.
         step.requests.push(ack(Kind::Endpoint, response.nonce));
@@ -234,7 +253,8 @@ impl Ledger {
     fn accept_routes(&mut self, nonce: String, routes: Held<RoutesSpec>, step: &mut Step) {
         // Clusters may have been taken away while the routes waited.
         if let Err(refusal) = self.resources.check(&routes.spec) {
-            step.requests.push(nack(Kind::Route.url(), nonce, &refusal.to_string()));
+            step.requests
+                .push(nack(Kind::Route.url(), nonce, &refusal.to_string()));
             step.refused.push((Kind::Route, refusal));
             return;
         }
@@ -251,7 +271,8 @@ impl Ledger {
             let cold = |name: &String| resources.offers(name) && !resources.is_warm(name);
             let waits = warming.clusters.iter().any(cold) && now_ms < warming.deadline_ms;
             if !waits {
-                step.requests.push(ack(Kind::Cluster, warming.nonce.clone()));
+                step.requests
+                    .push(ack(Kind::Cluster, warming.nonce.clone()));
             }
             waits
         });
@@ -259,8 +280,14 @@ impl Ledger {
             self.routes_asked = true;
             step.requests.push(self.ask_routes());
         }
-        let Some(waiting) = self.waiting.take() else { return };
-        let cold = waiting.routes.spec.named().any(|(name, _)| !self.resources.is_warm(name));
+        let Some(waiting) = self.waiting.take() else {
+            return;
+        };
+        let cold = waiting
+            .routes
+            .spec
+            .named()
+            .any(|(name, _)| !self.resources.is_warm(name));
         if cold && now_ms < waiting.deadline_ms {
             self.waiting = Some(waiting);
         } else {

@@ -25,14 +25,18 @@ fn shown(requests: &[DeltaDiscoveryRequest]) -> Vec<String> {
         .map(|request| {
             let mut text = api::xds::short_name(&request.type_url).to_owned();
             if !request.response_nonce.is_empty() {
-                let answer = if request.error_detail.is_some() { "nack" } else { "ack" };
-                text.push_str(&format!(" {answer} {}", request.response_nonce));
+                let answer = if request.error_detail.is_some() {
+                    "nack"
+                } else {
+                    "ack"
+                };
+                text = format!("{text} {answer} {}", request.response_nonce);
             }
             for name in &request.resource_names_subscribe {
-                text.push_str(&format!(" +{name}"));
+                text = format!("{text} +{name}");
             }
             for name in &request.resource_names_unsubscribe {
-                text.push_str(&format!(" -{name}"));
+                text = format!("{text} -{name}");
             }
             text
         })
@@ -46,8 +50,14 @@ fn routes_are_asked_for_when_the_first_clusters_are_warm() {
     let step = ledger.response(response(Kind::Cluster, "1", vec![cluster("a")]), 0);
     assert_eq!(shown(&step.requests), ["EDS +a"]);
     let step = ledger.response(response(Kind::Endpoint, "2", vec![endpoints("a", 1)]), 0);
-    assert_eq!(shown(&step.requests), ["EDS ack 2", "CDS ack 1", "RDS +foreshadow"]);
-    let step = ledger.response(response(Kind::Route, "3", vec![routes("s", &[("a", 1)])]), 0);
+    assert_eq!(
+        shown(&step.requests),
+        ["EDS ack 2", "CDS ack 1", "RDS +foreshadow"]
+    );
+    let step = ledger.response(
+        response(Kind::Route, "3", vec![routes("s", &[("a", 1)])]),
+        0,
+    );
     assert_eq!(shown(&step.requests), ["RDS ack 3"]);
     assert!(step.changed);
     assert_eq!(ledger.deadline_ms(), None);
@@ -60,8 +70,14 @@ fn endpoints_that_never_come_are_waited_for_five_seconds() {
     ledger.response(response(Kind::Cluster, "1", vec![cluster("a")]), 1_000);
     assert_eq!(ledger.deadline_ms(), Some(6_000));
     assert!(ledger.tick(5_999).requests.is_empty());
-    assert_eq!(shown(&ledger.tick(6_000).requests), ["CDS ack 1", "RDS +foreshadow"]);
-    ledger.response(response(Kind::Route, "2", vec![routes("s", &[("a", 1)])]), 7_000);
+    assert_eq!(
+        shown(&ledger.tick(6_000).requests),
+        ["CDS ack 1", "RDS +foreshadow"]
+    );
+    ledger.response(
+        response(Kind::Route, "2", vec![routes("s", &[("a", 1)])]),
+        7_000,
+    );
     assert_eq!(shown(&ledger.tick(12_000).requests), ["RDS ack 2"]);
 }
 
@@ -86,7 +102,11 @@ fn one_bad_resource_refuses_the_response_as_a_whole() {
     let step = ledger.response(response(Kind::Cluster, "1", vec![cluster("a"), bad]), 0);
     assert_eq!(shown(&step.requests), ["CDS nack 1"]);
     assert!(!step.changed && ledger.resources().clusters.is_empty());
-    let other = DeltaDiscoveryResponse { type_url: "x".into(), nonce: "2".into(), ..Default::default() };
+    let other = DeltaDiscoveryResponse {
+        type_url: "x".into(),
+        nonce: "2".into(),
+        ..Default::default()
+    };
     assert_eq!(shown(&ledger.response(other, 0).requests), ["xDS nack 2"]);
 }
 
@@ -97,16 +117,28 @@ fn message() -> impl Strategy<Value = DeltaDiscoveryResponse> {
         |(what, one, two, weight, count)| match what {
             0 => response(Kind::Cluster, "n", vec![cluster(one)]),
             1 => response(Kind::Endpoint, "n", vec![endpoints(one, count)]),
-            2 => response(Kind::Route, "n", vec![routes("s", &[(one, weight), (two, 1)])]),
+            2 => response(
+                Kind::Route,
+                "n",
+                vec![routes("s", &[(one, weight), (two, 1)])],
+            ),
             _ => DeltaDiscoveryResponse {
                 removed_resources: vec![one.to_owned()],
                 ..response(Kind::Cluster, "n", Vec::new())
             },
         },
     );
-    (valid, any::<bool>(), any::<prop::sample::Index>(), any::<u8>()).prop_map(
-        |(mut message, damaged, place, byte)| {
-            if let Some(any) = message.resources.first_mut().and_then(|r| r.resource.as_mut())
+    (
+        valid,
+        any::<bool>(),
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+    )
+        .prop_map(|(mut message, damaged, place, byte)| {
+            if let Some(any) = message
+                .resources
+                .first_mut()
+                .and_then(|r| r.resource.as_mut())
                 && damaged
                 && !any.value.is_empty()
             {
@@ -114,8 +146,7 @@ fn message() -> impl Strategy<Value = DeltaDiscoveryResponse> {
                 any.value[place] = byte;
             }
             message
-        },
-    )
+        })
 }
 
 proptest! {

@@ -48,7 +48,10 @@ pub struct World {
 impl World {
     fn set<M: Message>(&mut self, kind: &str, name: &str, message: &M) {
         self.version += 1;
-        let any = Any { type_url: kind.to_owned(), value: message.encode_to_vec() };
+        let any = Any {
+            type_url: kind.to_owned(),
+            value: message.encode_to_vec(),
+        };
         self.set_any(kind, name, any);
     }
 
@@ -59,7 +62,8 @@ impl World {
             resource: Some(any),
             ..Resource::default()
         };
-        self.resources.insert((kind.to_owned(), name.to_owned()), resource);
+        self.resources
+            .insert((kind.to_owned(), name.to_owned()), resource);
     }
 }
 
@@ -125,7 +129,11 @@ impl Control {
         {
             let mut world = self.world();
             world.set(api::xds::CLUSTER, name, &message::cluster(name));
-            world.set(api::xds::ENDPOINT, name, &message::endpoints(name, addresses));
+            world.set(
+                api::xds::ENDPOINT,
+                name,
+                &message::endpoints(name, addresses),
+            );
         }
         self.push();
     }
@@ -155,7 +163,9 @@ impl Control {
             let mut world = self.world();
             world.version += 1;
             for kind in [api::xds::CLUSTER, api::xds::ENDPOINT] {
-                world.resources.remove(&(kind.to_owned(), cluster.to_owned()));
+                world
+                    .resources
+                    .remove(&(kind.to_owned(), cluster.to_owned()));
             }
             world.version
         };
@@ -164,9 +174,15 @@ impl Control {
     }
 
     pub async fn acknowledged(&self, kind: &str, version: u64) {
-        super::until(&format!("version {version} of {kind} is acknowledged"), || async {
-            self.world().acknowledged.get(kind).is_some_and(|&newest| newest >= version)
-        })
+        super::until(
+            &format!("version {version} of {kind} is acknowledged"),
+            || async {
+                self.world()
+                    .acknowledged
+                    .get(kind)
+                    .is_some_and(|&newest| newest >= version)
+            },
+        )
         .await;
     }
 
@@ -192,17 +208,24 @@ impl Told {
     fn request(&mut self, control: &Control, request: &DeltaDiscoveryRequest) {
         let kind = request.type_url.clone();
         for (name, version) in &request.initial_resource_versions {
-            self.versions.insert((kind.clone(), name.clone()), version.clone());
+            self.versions
+                .insert((kind.clone(), name.clone()), version.clone());
         }
         for name in &request.resource_names_subscribe {
             if name == "*" {
                 self.wildcard = true;
             } else {
-                self.names.entry(kind.clone()).or_default().push(name.clone());
+                self.names
+                    .entry(kind.clone())
+                    .or_default()
+                    .push(name.clone());
             }
         }
         for name in &request.resource_names_unsubscribe {
-            self.names.entry(kind.clone()).or_default().retain(|known| known != name);
+            self.names
+                .entry(kind.clone())
+                .or_default()
+                .retain(|known| known != name);
             self.versions.remove(&(kind.clone(), name.clone()));
         }
         let mut world = control.world();
@@ -224,9 +247,15 @@ impl Told {
         }
         let follows = |name: &String| {
             (kind == api::xds::CLUSTER && self.wildcard)
-                || self.names.get(kind).is_some_and(|names| names.contains(name))
+                || self
+                    .names
+                    .get(kind)
+                    .is_some_and(|names| names.contains(name))
         };
-        let mut response = DeltaDiscoveryResponse { type_url: kind.to_owned(), ..Default::default() };
+        let mut response = DeltaDiscoveryResponse {
+            type_url: kind.to_owned(),
+            ..Default::default()
+        };
         for ((_, name), resource) in world.resources.iter().filter(|((of, _), _)| of == kind) {
             let key = (kind.to_owned(), name.clone());
             if follows(name) && self.versions.get(&key) != Some(&resource.version) {
@@ -251,7 +280,8 @@ impl Told {
         }
         self.nonce += 1;
         response.nonce = format!("n{}", self.nonce);
-        self.in_flight.insert(response.nonce.clone(), (kind.to_owned(), world.version));
+        self.in_flight
+            .insert(response.nonce.clone(), (kind.to_owned(), world.version));
         Some(response)
     }
 }
@@ -320,7 +350,10 @@ impl LoadReportingService for Control {
             let mut incoming = request.into_inner();
             let wish = LoadStatsResponse {
                 send_all_clusters: true,
-                load_reporting_interval: Some(WireDuration { seconds: 0, nanos: 100_000_000 }),
+                load_reporting_interval: Some(WireDuration {
+                    seconds: 0,
+                    nanos: 100_000_000,
+                }),
                 ..LoadStatsResponse::default()
             };
             out.send(Ok(wish)).await.unwrap();

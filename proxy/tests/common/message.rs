@@ -48,7 +48,10 @@ pub fn cluster(name: &str) -> Cluster {
             }),
             service_name: String::new(),
         }),
-        connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
+        connect_timeout: Some(Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
         ..Cluster::default()
     }
 }
@@ -92,7 +95,9 @@ pub struct Service {
 
 impl Service {
     pub fn new(name: &str, weights: &[(&str, u32)]) -> Self {
-        let weights = weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight));
+        let weights = weights
+            .iter()
+            .map(|(name, weight)| ((*name).to_owned(), *weight));
         Self {
             name: name.to_owned(),
             weights: weights.collect(),

@@ -45,12 +45,17 @@ pub async fn ready(config: ProxyConfig) -> RunningProxy {
     let proxy = foreshadow_proxy::spawn(config).unwrap();
     let admin = format!("http://{}/ready", proxy.admin_addr().unwrap());
     let client = Http::new();
-    until("the proxy is ready", || async { client.get(&admin, "admin").await.status == 200 }).await;
+    until("the proxy is ready", || async {
+        client.get(&admin, "admin").await.status == 200
+    })
+    .await;
     proxy
 }
 
 pub async fn stop(proxy: RunningProxy) {
-    tokio::task::spawn_blocking(move || proxy.stop().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || proxy.stop().unwrap())
+        .await
+        .unwrap();
 }
 
 /// What the proxy says about itself.
@@ -84,10 +89,22 @@ impl Http {
     }
 
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
-        let response = self.0.request(request).await.map_err(|error| format!("{error:?}"))?;
+        let response = self
+            .0
+            .request(request)
+            .await
+            .map_err(|error| format!("{error:?}"))?;
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| format!("{error:?}"))?
+            .to_bytes();
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
     }
 
     pub async fn get(&self, uri: &str, host: &str) -> Answer {

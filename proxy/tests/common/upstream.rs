@@ -92,7 +92,8 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
             let stop = state.stop.clone();
             let closed = CancellationToken::new();
             let after = closed.clone();
-            let service = service_fn(move |request| answer(Arc::clone(&state), request, after.clone()));
+            let service =
+                service_fn(move |request| answer(Arc::clone(&state), request, after.clone()));
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service);
             tokio::select! {
@@ -111,7 +112,11 @@ async fn answer(
     closed: CancellationToken,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     {
         let mut seen = state.seen.lock().unwrap();
         if seen.len() < 100 {
@@ -126,7 +131,11 @@ async fn answer(
     if state.closes.load(Ordering::SeqCst) {
         closed.cancel();
     }
-    let text = if body.is_empty() { state.name.clone() } else { format!("{}:{}", state.name, body.len()) };
+    let text = if body.is_empty() {
+        state.name.clone()
+    } else {
+        format!("{}:{}", state.name, body.len())
+    };
     Ok(Response::builder()
         .status(StatusCode::from_u16(state.status.load(Ordering::SeqCst)).unwrap())
         .header("x-instance", &state.name)

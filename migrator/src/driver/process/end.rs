@@ -138,7 +138,7 @@ fn marked(entry: &str) -> Vec<ProcessId> {
         .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| Some(*pid) != own)
         .filter_map(ProcessId::of)
-        .filter(|process| process.is_alive())
+        .filter(ProcessId::is_alive)
         .filter(|process| {
             process.environment().is_some_and(|have| have.iter().any(|one| one == entry))
         })

@@ -82,7 +82,10 @@ impl ProcessDriver {
         if let Some(record) = own.or_else(|| all.iter().find(moved))
             && let Some(replica) = record.running()
         {
-            return Ok(replica);
+            let path = &record.spec.health_path;
+            if record.phase != Phase::Starting || hooks::is_healthy(replica.endpoint, path).await {
+                return Ok(replica);
+            }
         }
         let existed = own.is_some();
         let mut record = Record::new(tag, Side::Original, spec, host);
@@ -142,12 +145,11 @@ impl ProcessDriver {
             failed(operation, subject.clone(), format!("program {program:?}: {error}"))
         })?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let (process, pid) = match pid.and_then(|pid| Some((ProcessId::of(pid)?, pid))) {
-            Some(found) => found,
-            None => return Err(transient(operation, subject, "it ended at once")),
+        let Some(process) = pid.and_then(ProcessId::of) else {
+            return Err(transient(operation, subject, "it ended at once"));
         };
         let ended = reap(child);
-        if let Err(error) = self.cgroups.enter_process(host, &record.tag, pid) {
+        if let Err(error) = self.cgroups.enter_process(host, &record.tag, process.pid) {
             self.kill(&process, Duration::ZERO).await;
             return Err(failed(operation, subject, error));
         }

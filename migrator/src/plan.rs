@@ -1,0 +1,250 @@
+//! Which instance moves, and to which host. Pure and deterministic: same world, same decision.
+//!
+//! For each contended host every instance on it is looked at with every other host: filters
+//! first (each failure is kept as a reason), then a score. The best pair moves; a pair that
+//! brings the target into contention is none. What was not taken is kept with the reason.
+
+use domain::{
+    Alternative, Contention, Decision, Host, HostId, Instance, Move, Policy, Priority, Resource,
+    Resources,
+};
+
+use crate::detect::{self, Memory};
+use crate::settings::Settings;
+use crate::world::World;
+
+/// How many alternatives are kept with a decision.
+const KEPT_ALTERNATIVES: usize = 8;
+
+/// Decides what to do in this world.
+pub fn decide(world: &World, settings: &Settings, memory: &mut Memory) -> Decision {
+    let contention = detect::detect(world, settings, memory);
+    let mut decision = Decision {
+        at: world.at,
+        policy: settings.policy,
+        contention,
+        moves: Vec::new(),
+        alternatives: Vec::new(),
+        summary: String::new(),
+    };
+    let mut free = settings.max_migrations.saturating_sub(world.migrations.len());
+    for contention in decision.contention.clone() {
+        let (best, rest) = best_move(world, settings, &contention);
+        decision.alternatives.extend(rest);
+        let Some(best) = best else { continue };
+        let busy = decision.moves.iter().any(|taken| {
+            taken.instance == best.instance || taken.from == best.from
+        });
+        if free == 0 || busy {
+            decision.alternatives.push(Alternative {
+                instance: best.instance,
+                target: Some(best.target),
+                score: Some(best.score),
+                reason: "as many migrations as allowed are under way".to_owned(),
+            });
+        } else {
+            free -= 1;
+            decision.moves.push(best);
+        }
+    }
+    decision.alternatives.truncate(KEPT_ALTERNATIVES);
+    decision.summary = summary(&decision);
+    decision
+}
+
+fn summary(decision: &Decision) -> String {
+    match (decision.policy, decision.contention.first(), decision.moves.first()) {
+        (Policy::None, _, _) => "policy none: nothing is ever moved".to_owned(),
+        (Policy::Reactive | Policy::Predictive, None, _) => {
+            "no contention in sight: nothing to do".to_owned()
+        }
+        (Policy::Reactive | Policy::Predictive, Some(contention), None) => format!(
+            "contention on {} is {}, but nothing can be moved",
+            contention.host,
+            when(contention)
+        ),
+        (Policy::Reactive | Policy::Predictive, Some(contention), Some(best)) => format!(
+            "contention on {} is {}: move {} to {}",
+            contention.host,
+            when(contention),
+            best.instance,
+            best.target
+        ),
+    }
+}
+
+fn when(contention: &Contention) -> String {
+    if contention.ahead_ms == 0 {
+        "here".to_owned()
+    } else {
+        format!(
+            "{:.0} % likely in {:.0} s",
+            contention.probability * 100.0,
+            contention.ahead_ms as f64 / 1_000.0
+        )
+    }
+}
+
+/// The best move against a contention, and what else was looked at.
+fn best_move(
+    world: &World,
+    settings: &Settings,
+    contention: &Contention,
+) -> (Option<Move>, Vec<Alternative>) {
+    let mut moves = Vec::new();
+    let mut refused = Vec::new();
+    for instance in world.on_host(&contention.host) {
+        if let Some(reason) = stays(world, settings, instance) {
+            refused.push(Alternative {
+                instance: instance.spec.id.clone(),
+                target: None,
+                score: None,
+                reason,
+            });
+            continue;
+        }
+        for target in world.hosts.values().filter(|host| host.id != contention.host) {
+            match unfit(world, settings, instance, target) {
+                Some(reason) => refused.push(Alternative {
+                    instance: instance.spec.id.clone(),
+                    target: Some(target.id.clone()),
+                    score: None,
+                    reason,
+                }),
+                None => moves.push(scored(world, settings, contention, instance, &target.id)),
+            }
+        }
+    }
+    moves.sort_by(|one, other| {
+        let by_score = other.score.total_cmp(&one.score);
+        by_score.then_with(|| (&one.instance, &one.target).cmp(&(&other.instance, &other.target)))
+    });
+    let mut moves = moves.into_iter();
+    let best = moves.next().filter(|best| best.score > 0.0);
+    let mut alternatives: Vec<_> = moves
+        .map(|other| Alternative {
+            instance: other.instance,
+            target: Some(other.target),
+            score: Some(other.score),
+            reason: format!("a better one scores {:.1}", best.as_ref().map_or(0.0, |b| b.score)),
+        })
+        .collect();
+    alternatives.append(&mut refused);
+    (best, alternatives)
+}
+
+/// Why an instance must stay, if it must.
+fn stays(world: &World, settings: &Settings, instance: &Instance) -> Option<String> {
+    let spec = &instance.spec;
+    let rested = world.at.since(instance.placed_at);
+    if !spec.movable {
+        Some("it is marked as not movable".to_owned())
+    } else if !spec.class.both_sides_may_serve() {
+        Some(format!(
+            "consistency class {} needs a cut-over, which this driver cannot do",
+            spec.class.code()
+        ))
+    } else if world.is_migrating(&spec.id) {
+        Some("it is being moved".to_owned())
+    } else if instance.placed_at.0 > 0 && rested < settings.cool_down_ms {
+        Some(format!("it was moved {rested} ms ago; cool-down is {} ms", settings.cool_down_ms))
+    } else {
+        None
+    }
+}
+
+/// Why a host cannot take an instance, if it cannot.
+fn unfit(world: &World, settings: &Settings, instance: &Instance, host: &Host) -> Option<String> {
+    if let Some(isolation) = &host.isolation {
+        return Some(format!("isolated: {}", isolation.reason));
+    }
+    let apart = &instance.spec.anti_affinity;
+    if let Some(other) = world.on_host(&host.id).find(|other| {
+        apart.contains(&other.spec.id) || other.spec.anti_affinity.contains(&instance.spec.id)
+    }) {
+        return Some(format!("anti-affinity with {}", other.spec.id));
+    }
+    if let Some(capacity) = host.capacity.memory {
+        let used: u64 = world.on_host(&host.id).map(|other| other.spec.memory_bytes).sum();
+        let held: f64 = world
+            .reservations
+            .iter()
+            .filter(|reservation| reservation.host == host.id)
+            .map(|reservation| reservation.amount.memory)
+            .sum();
+        if used as f64 + held + instance.spec.memory_bytes as f64 > capacity {
+            return Some("not enough memory".to_owned());
+        }
+    }
+    let limit = detect::limit(world, &host.id, Resource::Cpu, settings)?;
+    std::iter::once(0).chain(detect::points(settings)).find_map(|ahead| {
+        let with = Some(&instance.spec.id);
+        let (mean, variance) =
+            detect::host_demand(world, &host.id, Resource::Cpu, ahead, None, with);
+        let risk = detect::exceedance(mean, variance, limit);
+        (risk > settings.accepted_risk).then(|| {
+            format!("would be in contention itself: {:.0} % likely in {ahead} ms", risk * 100.0)
+        })
+    })
+}
+
+/// A move with its score: what it relieves, minus what it costs.
+fn scored(
+    world: &World,
+    settings: &Settings,
+    contention: &Contention,
+    instance: &Instance,
+    target: &HostId,
+) -> Move {
+    let id = &instance.spec.id;
+    let resource = contention.resource;
+    let ahead = contention.ahead_ms;
+    let worst = |host: &HostId, without, with| {
+        let limit = detect::limit(world, host, Resource::Cpu, settings).unwrap_or(f64::INFINITY);
+        detect::points(settings)
+            .map(|ahead| {
+                let (mean, variance) =
+                    detect::host_demand(world, host, Resource::Cpu, ahead, without, with);
+                detect::exceedance(mean, variance, limit)
+            })
+            .fold(0.0, f64::max)
+    };
+    let before = worst(&contention.host, None, None).max(contention.probability);
+    let after = worst(&contention.host, Some(id), None);
+    let there = worst(target, None, Some(id));
+    let relief = 100.0 * (before - after.max(there));
+    let now = world.present_demand(id, resource).unwrap_or(0.0);
+    let (then, variance) = world.demand(id, resource, ahead);
+    let rise = 20.0 * ((then - now) / contention.limit.max(1.0)).clamp(-1.0, 1.0);
+    let priority = match instance.spec.priority {
+        Priority::Low => 10.0,
+        Priority::Normal => 0.0,
+        Priority::High => -20.0,
+    };
+    let mib = instance.spec.memory_bytes as f64 / (1024.0 * 1024.0);
+    let cost = mib / 256.0;
+    let score = relief + rise + priority - cost;
+    let upper = then + 1.645 * variance.sqrt();
+    let mut reserve = Resources { memory: instance.spec.memory_bytes as f64, ..Resources::default() };
+    reserve.cpu = upper.max(now);
+    Move {
+        instance: id.clone(),
+        from: contention.host.clone(),
+        target: target.clone(),
+        ramp: settings.ramp.clone(),
+        reserve,
+        score,
+        reasons: vec![
+            format!(
+                "relief {relief:+.1}: risk on {} falls from {:.0} % to {:.0} %, on {target} it is {:.0} %",
+                contention.host,
+                before * 100.0,
+                after * 100.0,
+                there * 100.0
+            ),
+            format!("rise {rise:+.1}: its {resource} goes from {now:.0} to {then:.0} {}", resource.unit()),
+            format!("priority {priority:+.1}: {:?}", instance.spec.priority),
+            format!("cost {:+.1}: {mib:.0} MiB of memory to copy", -cost),
+        ],
+    }
+}

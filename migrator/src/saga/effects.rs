@@ -1,0 +1,380 @@
+//! One function per effect.
+
+use std::time::Duration;
+
+use domain::migration::{EffectKind, JudgeScope, Outcome, Undo, What, table};
+use domain::routing::{DrainDeadline, side_cluster};
+use domain::{
+    Effect, Instance, InstanceState, Migration, MigrationRouting, Reservation, Routing, Side,
+    WeightSplit, ZeroTraffic,
+};
+use store::{Expect, Key, Kind, StoreError, Transaction, Typed};
+
+use super::traffic;
+use super::{Context, Progress};
+use crate::driver::{DriverError, OpContext};
+
+/// Why an effect failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EffectError {
+    /// The driver's words.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The store's words.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something that will not change by repeating.
+    #[error("{0}")]
+    Refused(String),
+    /// Something that may be different next time.
+    #[error("{0}")]
+    NotYet(String),
+}
+
+impl EffectError {
+    fn may_retry(&self) -> bool {
+        match self {
+            Self::Driver(error) => error.may_retry(),
+            Self::Store(_) | Self::NotYet(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+/// Carries an effect out and says how it came out.
+pub(super) async fn carry_out(context: &Context, migration: &Migration, effect: &Effect) -> What {
+    let row = table::row(&effect.kind);
+    progress(context, migration, row.name, row.reason.to_owned(), None).await;
+    let work = dispatch(context, migration, effect);
+    let result = match row.deadline_ms {
+        None => work.await,
+        Some(limit) => match tokio::time::timeout(Duration::from_millis(limit), work).await {
+            Ok(result) => result,
+            Err(_) => Err(EffectError::NotYet(format!("not done within {limit} ms"))),
+        },
+    };
+    match result {
+        Ok(outcome) => What::Succeeded { op: effect.op, outcome },
+        Err(error) => What::Failed {
+            op: effect.op,
+            error: error.to_string(),
+            may_retry: error.may_retry(),
+        },
+    }
+}
+
+async fn dispatch(
+    context: &Context,
+    migration: &Migration,
+    effect: &Effect,
+) -> Result<Outcome, EffectError> {
+    let driver = &context.driver;
+    let row = table::row(&effect.kind);
+    let op = OpContext {
+        migration: migration.id.clone(),
+        op: format!("{}/{}", migration.id, effect.op.0),
+        epoch: effect.epoch,
+        deadline: Duration::from_millis(row.deadline_ms.unwrap_or(60_000)),
+    };
+    match &effect.kind {
+        EffectKind::Reserve => reserve(context, migration).await,
+        EffectKind::PrepareShadow => {
+            let (instance, target) = subjects(context, migration).await?;
+            Ok(Outcome::Prepared(driver.prepare_shadow(&op, &instance, &target).await?))
+        }
+        EffectKind::SyncRound => {
+            let instance = instance(context, migration).await?.value;
+            let report = driver.sync_round(&op, &instance).await?;
+            let note = format!(
+                "copied {} of {} bytes in {:?}, {} behind",
+                report.copied_bytes, report.total_bytes, report.took, report.lag_bytes
+            );
+            progress(context, migration, "sync round", note, None).await;
+            Ok(Outcome::Synced { lag_bytes: report.lag_bytes })
+        }
+        EffectKind::Fork => {
+            let (instance, target) = subjects(context, migration).await?;
+            let forked = driver.fork(&op, &instance, &target).await?;
+            tracing::info!(migration = %migration.id, paused = ?forked.paused, "forked");
+            Ok(Outcome::Forked(forked.replica))
+        }
+        EffectKind::Reidentify => {
+            let instance = instance(context, migration).await?.value;
+            driver.reidentify(&op, &instance, shadow(migration)?).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Verify => {
+            let instance = instance(context, migration).await?.value;
+            let verified = driver.verify(&op, &instance, shadow(migration)?).await?;
+            progress(context, migration, "verify", verified.checks.join("; "), None).await;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Route(to) => {
+            route(context, migration, Some((to.split, to.mirror))).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Judge(scope) => judge(context, migration, *scope).await,
+        EffectKind::AwaitDrain => await_drain(context, migration).await,
+        EffectKind::Adopt => {
+            adopt(context, migration).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Terminate { proof } => {
+            driver.terminate(&op, &migration.original, proof).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Release | EffectKind::Undo(Undo::ReleaseReservation) => {
+            let key = Key::new(Kind::Reservation, migration.id.as_str());
+            let release = Transaction::new().fenced(&context.lease).delete(key, Expect::Any);
+            context.store.commit(release).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Undo(Undo::DestroyShadow) => {
+            driver.destroy_shadow(&op).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Undo(Undo::RestoreRouting) => {
+            route(context, migration, None).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Undo(Undo::ShiftBack) => {
+            shift_back(context, migration).await?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// Tells people what is being done. Losing it loses nothing.
+async fn progress(
+    context: &Context,
+    migration: &Migration,
+    step: &str,
+    note: String,
+    evidence: Option<crate::judge::Evidence>,
+) {
+    let progress =
+        Progress { migration: migration.id.clone(), step: step.to_owned(), note, evidence };
+    let key = Key::new(Kind::Progress, migration.id.as_str());
+    if let Ok(put) = Transaction::new().put(key, Expect::Any, &progress)
+        && let Err(error) = context.store.commit(put).await
+    {
+        tracing::debug!(%error, "progress was not stored");
+    }
+}
+
+fn shadow(migration: &Migration) -> Result<&domain::Replica, EffectError> {
+    migration
+        .shadow
+        .as_ref()
+        .ok_or_else(|| EffectError::Refused("the record names no shadow".to_owned()))
+}
+
+async fn instance(
+    context: &Context,
+    migration: &Migration,
+) -> Result<Typed<Instance>, EffectError> {
+    let key = Key::new(Kind::Instance, migration.instance.as_str());
+    match context.store.get(&key).await? {
+        Some(record) => Ok(record.parse()?),
+        None => Err(EffectError::Refused(format!("instance {} is unknown", migration.instance))),
+    }
+}
+
+async fn subjects(
+    context: &Context,
+    migration: &Migration,
+) -> Result<(Instance, domain::Host), EffectError> {
+    let key = Key::new(Kind::Host, migration.target.as_str());
+    match context.store.get(&key).await? {
+        Some(record) => Ok((instance(context, migration).await?.value, record.parse()?.value)),
+        None => Err(EffectError::Refused(format!("host {} is unknown", migration.target))),
+    }
+}
+
+/// Holds capacity on the target, unless others hold too much of it.
+async fn reserve(context: &Context, migration: &Migration) -> Result<Outcome, EffectError> {
+    let (_, target) = subjects(context, migration).await?;
+    if let Some(isolation) = target.isolation {
+        let reason = format!("host {} is isolated: {}", target.id, isolation.reason);
+        return Err(EffectError::Refused(reason));
+    }
+    let mut held = migration.reserve.memory;
+    for record in context.store.list(Kind::Reservation).await? {
+        let other: Reservation = record.parse()?.value;
+        if other.host == target.id && other.migration != migration.id {
+            held += other.amount.memory;
+        }
+    }
+    for record in context.store.list(Kind::Instance).await? {
+        let other: Instance = record.parse()?.value;
+        if other.replica.host == target.id {
+            held += other.spec.memory_bytes as f64;
+        }
+    }
+    if target.capacity.memory.is_some_and(|capacity| held > capacity) {
+        return Err(EffectError::Refused(format!("host {} has no memory left", target.id)));
+    }
+    let reservation = Reservation {
+        migration: migration.id.clone(),
+        host: target.id,
+        amount: migration.reserve,
+    };
+    let key = Key::new(Kind::Reservation, migration.id.as_str());
+    let put = Transaction::new().fenced(&context.lease).put(key, Expect::Any, &reservation)?;
+    context.store.commit(put).await?;
+    Ok(Outcome::Done)
+}
+
+/// The routing that a split means for this migration; `None` means the usual one.
+fn wanted(
+    migration: &Migration,
+    split: Option<(WeightSplit, bool)>,
+) -> Result<Option<MigrationRouting>, EffectError> {
+    let Some((split, mirror)) = split else { return Ok(None) };
+    if split != WeightSplit::ORIGINAL && !migration.verified {
+        return Err(EffectError::Refused("no weight for a shadow that was not verified".to_owned()));
+    }
+    let endpoint = migration
+        .shadow_endpoint
+        .ok_or_else(|| EffectError::Refused("the record names no shadow".to_owned()))?;
+    Ok(Some(MigrationRouting {
+        migration: migration.id.clone(),
+        instance: migration.instance.clone(),
+        original: migration.original.endpoint,
+        shadow: endpoint,
+        split,
+        mirror,
+    }))
+}
+
+async fn current_routing(
+    context: &Context,
+    migration: &Migration,
+) -> Result<Option<Typed<Routing>>, EffectError> {
+    let key = Key::new(Kind::Routing, migration.service.as_str());
+    Ok(context.store.get(&key).await?.map(|record| record.parse()).transpose()?)
+}
+
+/// Adds a new routing to a transaction, unless it is in force already. Gives its revision.
+fn put_routing(
+    context: &Context,
+    migration: &Migration,
+    current: Option<&Typed<Routing>>,
+    wanted: Option<MigrationRouting>,
+    transaction: Transaction,
+) -> Result<(Routing, Transaction), EffectError> {
+    if let Some(current) = current.filter(|current| current.value.migration == wanted) {
+        return Ok((current.value.clone(), transaction));
+    }
+    let routing = Routing {
+        service: migration.service.clone(),
+        revision: current.map_or(0, |current| current.value.revision) + 1,
+        epoch: context.lease.epoch,
+        migration: wanted,
+    };
+    let expect = current.map_or(Expect::Absent, |current| Expect::Generation(current.generation));
+    let key = Key::new(Kind::Routing, migration.service.as_str());
+    let transaction = transaction.put(key, expect, &routing)?;
+    Ok((routing, transaction))
+}
+
+/// Publishes a split and waits until every data plane has it.
+async fn route(
+    context: &Context,
+    migration: &Migration,
+    split: Option<(WeightSplit, bool)>,
+) -> Result<Routing, EffectError> {
+    let wanted = wanted(migration, split)?;
+    let current = current_routing(context, migration).await?;
+    let empty = Transaction::new().fenced(&context.lease);
+    let (routing, put) = put_routing(context, migration, current.as_ref(), wanted, empty)?;
+    if !put.writes.is_empty() {
+        context.store.commit(put).await?;
+    }
+    traffic::applied(context, &routing).await?;
+    Ok(routing)
+}
+
+async fn shift_back(context: &Context, migration: &Migration) -> Result<(), EffectError> {
+    if migration.shadow_endpoint.is_none() || current_routing(context, migration).await?.is_none() {
+        return Ok(());
+    }
+    route(context, migration, Some((WeightSplit::ORIGINAL, false))).await?;
+    let cluster = side_cluster(&migration.service, &migration.instance, Side::Shadow);
+    let limit = Duration::from_millis(context.settings.drain_deadline_ms);
+    // What is left when the time is over was lost by the shadow, not by taking it away.
+    let _ = tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await;
+    Ok(())
+}
+
+async fn judge(
+    context: &Context,
+    migration: &Migration,
+    scope: JudgeScope,
+) -> Result<Outcome, EffectError> {
+    let mut watcher = traffic::Watcher::begin(context, migration, scope).await?;
+    let mut tick = tokio::time::interval(Duration::from_millis(250));
+    loop {
+        tick.tick().await;
+        let evidence = watcher.look(context, migration).await?;
+        let verdict = crate::judge::judge(&evidence, &context.settings.judge);
+        use domain::migration::Verdict;
+        match &verdict {
+            Verdict::Hold { reason } | Verdict::Inconclusive { reason } => {
+                let note = reason.clone();
+                progress(context, migration, "judge", note, Some(evidence)).await;
+            }
+            Verdict::Promote { reason } | Verdict::Rollback { reason } => {
+                tracing::info!(migration = %migration.id, ?scope, %reason, "verdict");
+                let note = reason.clone();
+                progress(context, migration, "judge", note, Some(evidence)).await;
+                return Ok(Outcome::Judged(verdict));
+            }
+        }
+    }
+}
+
+async fn await_drain(context: &Context, migration: &Migration) -> Result<Outcome, EffectError> {
+    let routing = route(context, migration, Some((WeightSplit::SHADOW, false))).await?;
+    let cluster = side_cluster(&migration.service, &migration.instance, Side::Original);
+    let limit = Duration::from_millis(context.settings.drain_deadline_ms);
+    let quiet = tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await;
+    let (left, deadline) = match quiet {
+        Ok(result) => {
+            result?;
+            (0, DrainDeadline::Ahead)
+        }
+        Err(_) => {
+            (traffic::in_progress(context, migration, &cluster).await?, DrainDeadline::Passed)
+        }
+    };
+    let status = traffic::applied(context, &routing).await?;
+    ZeroTraffic::prove(&routing, &status, left, deadline)
+        .map(Outcome::Drained)
+        .ok_or_else(|| EffectError::NotYet(format!("{left} requests on the original")))
+}
+
+/// Makes the shadow the instance's replica and its routing the usual one, in one transaction.
+async fn adopt(context: &Context, migration: &Migration) -> Result<(), EffectError> {
+    let found = instance(context, migration).await?;
+    let shadow = shadow(migration)?;
+    let current = current_routing(context, migration).await?;
+    let mut transaction = Transaction::new().fenced(&context.lease);
+    if found.value.replica != *shadow {
+        let adopted = Instance {
+            replica: shadow.clone(),
+            state: InstanceState::Running,
+            placed_at: context.clock.now(),
+            ..found.value
+        };
+        let key = Key::new(Kind::Instance, migration.instance.as_str());
+        transaction = transaction.put(key, Expect::Generation(found.generation), &adopted)?;
+    }
+    let (routing, transaction) =
+        put_routing(context, migration, current.as_ref(), None, transaction)?;
+    if !transaction.writes.is_empty() {
+        context.store.commit(transaction).await?;
+    }
+    traffic::applied(context, &routing).await?;
+    Ok(())
+}

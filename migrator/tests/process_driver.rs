@@ -1,0 +1,536 @@
+//! The process driver with real processes. The instance is this test binary itself, started again
+//! as a small HTTP service (see [`service`]).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests say what they expect by failing"
+)]
+
+mod service;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::routing::DrainDeadline;
+use domain::{
+    BasisPoints, Endpoint, Epoch, Hooks, Host, HostId, Instance, InstanceId, InstanceSpec,
+    InstanceState, MigrationId, MigrationRouting, Replica, Resources, Routing, RoutingState,
+    RoutingStatus, ServiceId, Timestamp, WeightSplit, ZeroTraffic,
+};
+use migrator::driver::process::{CgroupPolicy, ProcessConfig, ProcessDriver};
+use migrator::driver::{Driver, DriverError, OpContext};
+use tempfile::TempDir;
+
+/// A driver over a folder of its own, which leaves nothing behind, however the test ends.
+struct World {
+    driver: Arc<ProcessDriver>,
+    root: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut ProcessConfig)) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = ProcessConfig::new(root.path());
+        config.grace = Duration::from_secs(2);
+        change(&mut config);
+        Self { driver: ProcessDriver::open(config).unwrap(), root }
+    }
+
+    fn reopen(&mut self) {
+        self.driver = ProcessDriver::open(ProcessConfig::new(self.root.path())).unwrap();
+    }
+
+    fn folder(&self, tag: &str) -> std::path::PathBuf {
+        self.root.path().join("replicas").join(tag)
+    }
+
+    async fn instance(&self, spec: &InstanceSpec) -> Instance {
+        let replica = self.driver.start(spec, &host("a")).await.unwrap();
+        Instance {
+            spec: spec.clone(),
+            replica,
+            state: InstanceState::Running,
+            placed_at: Timestamp(0),
+        }
+    }
+}
+
+impl Drop for World {
+    /// Kills what the records name; a failed test does not come to its own clean-up.
+    fn drop(&mut self) {
+        let folders = std::fs::read_dir(self.root.path().join("replicas"));
+        for folder in folders.into_iter().flatten().flatten() {
+            let Ok(text) = std::fs::read_to_string(folder.path().join("replica.json")) else {
+                continue;
+            };
+            let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let pid = record["process"]["pid"].as_i64().unwrap_or(0);
+            let cmdline = std::fs::read_to_string(format!("/proc/{pid}/environ"));
+            if cmdline.is_ok_and(|text| text.contains(self.root.path().to_str().unwrap())) {
+                let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+fn host(name: &str) -> Host {
+    Host {
+        id: HostId::new(name).unwrap(),
+        capacity: Resources { cpu: Some(1_000.0), memory: Some(1e9), net_rx: None, net_tx: None },
+        cpus: vec![0],
+        labels: BTreeMap::new(),
+        isolation: None,
+    }
+}
+
+fn spec(name: &str) -> InstanceSpec {
+    let program = std::env::current_exe().unwrap().display().to_string();
+    let argv = [&program, "--exact", "serve_as_an_instance", "--ignored", "--nocapture"];
+    InstanceSpec {
+        id: InstanceId::new(name).unwrap(),
+        service: ServiceId::new("svc").unwrap(),
+        argv: argv.into_iter().map(str::to_owned).collect(),
+        env: [("SERVICE_PORT", "{port}"), ("SERVICE_STATE", "{state}")]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        health_path: "/healthz".to_owned(),
+        hooks: Hooks {
+            quiesce: Some("/quiesce".to_owned()),
+            resume: Some("/resume".to_owned()),
+            state: Some("/state".to_owned()),
+            reidentify: Some("/reidentify".to_owned()),
+        },
+        class: domain::ConsistencyClass::SharedState,
+        priority: domain::Priority::Normal,
+        anti_affinity: Vec::new(),
+        memory_bytes: 0,
+        movable: true,
+    }
+}
+
+fn without_hooks(name: &str) -> InstanceSpec {
+    InstanceSpec { hooks: Hooks::default(), ..spec(name) }
+}
+
+fn op(migration: &str, op: &str) -> OpContext {
+    OpContext {
+        migration: MigrationId::new(migration).unwrap(),
+        op: op.to_owned(),
+        epoch: Epoch(1),
+        deadline: Duration::from_secs(30),
+    }
+}
+
+fn proof() -> ZeroTraffic {
+    let endpoint = |port| Endpoint(([127, 0, 0, 1], port).into());
+    let routing = Routing {
+        service: ServiceId::new("svc").unwrap(),
+        revision: 1,
+        epoch: Epoch(1),
+        migration: Some(MigrationRouting {
+            migration: MigrationId::new("m").unwrap(),
+            instance: InstanceId::new("i").unwrap(),
+            original: endpoint(1),
+            shadow: endpoint(2),
+            split: WeightSplit::shadow_share(BasisPoints::ALL),
+            mirror: false,
+        }),
+    };
+    let status = RoutingStatus {
+        service: ServiceId::new("svc").unwrap(),
+        revision: 1,
+        state: RoutingState::Applied,
+        nodes: BTreeMap::new(),
+        at: Timestamp(0),
+    };
+    ZeroTraffic::prove(&routing, &status, 0, DrainDeadline::Ahead).unwrap()
+}
+
+fn pid(replica: &Replica) -> i32 {
+    replica.handle.split_once('@').unwrap().0.parse().unwrap()
+}
+
+/// Whether a process with this number runs (one that waits to be reaped does not).
+fn runs(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < end, "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn get(replica: &Replica, path: &str) -> serde_json::Value {
+    let endpoint = replica.endpoint.0;
+    let path = path.to_owned();
+    let body = tokio::task::spawn_blocking(move || service::get(endpoint, &path)).await.unwrap();
+    serde_json::from_str(&body).unwrap_or(serde_json::Value::Null)
+}
+
+/// Prepared, synced twice and forked.
+async fn forked(world: &World, instance: &Instance, migration: &str) -> Replica {
+    let driver = &world.driver;
+    driver.prepare_shadow(&op(migration, "1"), instance, &host("b")).await.unwrap();
+    driver.sync_round(&op(migration, "2"), instance).await.unwrap();
+    driver.fork(&op(migration, "4"), instance, &host("b")).await.unwrap().replica
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_starts_answers_is_measured_and_ends() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let replica = &instance.replica;
+    assert_eq!(replica.tag, "web");
+    assert!((20_000..28_000).contains(&replica.endpoint.0.port()));
+    assert_eq!(get(replica, "/whoami").await["role"], "original");
+
+    assert_eq!(world.driver.reading(replica).await.unwrap(), None);
+    let mut reading = None;
+    until("it has used the processor", async || {
+        get(replica, "/burn").await;
+        reading = world.driver.reading(replica).await.unwrap();
+        reading.is_some_and(|reading| reading.demand.cpu.unwrap() > 0.0)
+    })
+    .await;
+    assert!(reading.unwrap().demand.memory.unwrap() > 100_000.0);
+
+    world.driver.terminate(&op("m1", "9"), replica, &proof()).await.unwrap();
+    assert!(!runs(pid(replica)));
+    assert!(!world.folder("web").exists());
+    world.driver.terminate(&op("m1", "9"), replica, &proof()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starting_twice_gives_the_same_process() {
+    let world = World::new();
+    let first = world.instance(&spec("web")).await.replica;
+    let second = world.instance(&spec("web")).await.replica;
+    assert_eq!(first, second);
+    world.driver.cleanup_all().await.unwrap();
+    assert!(!runs(pid(&first)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_exist_is_named_and_leaves_nothing() {
+    let world = World::new();
+    let mut missing = spec("web");
+    missing.argv = vec!["/nowhere/at-all".to_owned()];
+    let error = world.driver.start(&missing, &host("a")).await.unwrap_err();
+    assert!(error.to_string().contains("\"/nowhere/at-all\""), "{error}");
+    assert!(!error.may_retry());
+    assert!(!world.folder("web").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ends_at_once_is_told_with_its_last_words() {
+    let world = World::new();
+    let mut quitter = spec("web");
+    quitter.argv = ["sh", "-c", "echo no such table; exit 3"].map(str::to_owned).to_vec();
+    let error = world.driver.start(&quitter, &host("a")).await.unwrap_err().to_string();
+    assert!(error.contains("exit status: 3") && error.contains("no such table"), "{error}");
+    assert!(!world.folder("web").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_round_copies_only_what_changed() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    get(&instance.replica, "/quiesce?deadline_ms=60000").await;
+    let state = world.folder("web").join("state").join("big");
+    std::fs::write(&state, vec![3; 40 * 65_536]).unwrap();
+    let driver = &world.driver;
+    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    let first = driver.sync_round(&op("m1", "2"), &instance).await.unwrap();
+    assert!(first.copied_bytes >= 40 * 65_536, "{first:?}");
+    change_block(&state, 7);
+    let second = driver.sync_round(&op("m1", "3"), &instance).await.unwrap();
+    assert_eq!((second.copied_bytes, second.lag_bytes), (65_536, 0), "{second:?}");
+    assert_eq!(second.total_bytes, first.total_bytes);
+    driver.cleanup_all().await.unwrap();
+}
+
+fn change_block(path: &Path, block: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(b"changed", block * 65_536).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_under_writes_makes_an_exact_replica_that_passes_verification() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let driver = &world.driver;
+    let endpoint =
+        driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    let fork = driver.fork(&op("m1", "4"), &instance, &host("b")).await.unwrap();
+    assert_eq!(fork.replica.endpoint, endpoint);
+    assert_eq!(fork.replica.host, HostId::new("b").unwrap());
+    assert!(fork.paused < Duration::from_secs(1), "{:?}", fork.paused);
+    assert_eq!(fork.digest.len(), 64);
+
+    let shadow = &fork.replica;
+    assert_eq!(get(shadow, "/whoami").await["role"], "shadow");
+    driver.reidentify(&op("m1", "5"), &instance, shadow).await.unwrap();
+    let who = get(shadow, "/whoami").await;
+    assert_eq!(who["identity"], "web~m1");
+    assert_eq!(who["seed"].as_str().unwrap().len(), 64);
+    let verified = driver.verify(&op("m1", "6"), &instance, shadow).await.unwrap();
+    assert_eq!(verified.checks.len(), 3, "{verified:?}");
+    assert!(verified.checks[2].starts_with("state: equal at position"), "{verified:?}");
+
+    // The original went on, and the shadow has become the instance: it can be moved again.
+    let before = get(&instance.replica, "/state").await["position"].as_u64().unwrap();
+    until("the original writes again", async || {
+        get(&instance.replica, "/state").await["position"].as_u64().unwrap() > before
+    })
+    .await;
+    driver.terminate(&op("m1", "9"), &instance.replica, &proof()).await.unwrap();
+    let moved = Instance { replica: shadow.clone(), ..instance.clone() };
+    assert_eq!(world.instance(&instance.spec).await.replica, *shadow);
+    let third = forked(&world, &moved, "m2").await;
+    driver.terminate(&op("m2", "9"), shadow, &proof()).await.unwrap();
+    assert!(!runs(pid(shadow)) && runs(pid(&third)));
+    driver.cleanup_all().await.unwrap();
+    assert!(!runs(pid(&third)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_shadow_does_not_pass_verification() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let shadow = forked(&world, &instance, "m1").await;
+    get(&shadow, "/damage").await;
+    let error = world.driver.verify(&op("m1", "6"), &instance, &shadow).await.unwrap_err();
+    assert!(error.to_string().contains("state at"), "{error}");
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_hooks_the_original_is_stopped_for_the_copy_and_goes_on() {
+    let world = World::new();
+    let instance = world.instance(&without_hooks("web")).await;
+    let shadow = forked(&world, &instance, "m1").await;
+    world.driver.reidentify(&op("m1", "5"), &instance, &shadow).await.unwrap();
+    let verified = world.driver.verify(&op("m1", "6"), &instance, &shadow).await.unwrap();
+    assert!(verified.checks[2].contains("without a state hook"), "{verified:?}");
+    assert_eq!(get(&instance.replica, "/whoami").await["role"], "original");
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_takes_too_long_does_not_hold_the_original() {
+    let budget = Duration::from_millis(20);
+    let world = World::with(|config| config.pause_budget = budget);
+    let instance = world.instance(&without_hooks("web")).await;
+    // Holes cost no disk, but reading them takes much longer than the budget.
+    let file = std::fs::File::create(world.folder("web").join("state").join("large")).unwrap();
+    file.set_len(600 << 20).unwrap();
+    let driver = Arc::clone(&world.driver);
+    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    let fork = tokio::spawn({
+        let (driver, instance) = (Arc::clone(&driver), instance.clone());
+        async move { driver.fork(&op("m1", "4"), &instance, &host("b")).await }
+    });
+    let error = fork.await.unwrap().unwrap_err();
+    assert!(error.may_retry() && error.to_string().contains("within 20 ms"), "{error}");
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", pid(&instance.replica))).unwrap();
+    assert!(!state.contains(") T "), "{state}");
+    assert_eq!(get(&instance.replica, "/whoami").await["role"], "original");
+    let longest = get(&instance.replica, "/longest-gap").await["ms"].as_u64().unwrap();
+    assert!(longest < 1_000, "the original was at rest for {longest} ms");
+    driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_goes_on_when_the_caller_is_dropped_in_the_middle_of_a_fork() {
+    let world = World::with(|config| config.pause_budget = Duration::from_secs(20));
+    let instance = world.instance(&without_hooks("web")).await;
+    let file = std::fs::File::create(world.folder("web").join("state").join("large")).unwrap();
+    file.set_len(600 << 20).unwrap();
+    let driver = Arc::clone(&world.driver);
+    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    let fork = tokio::spawn({
+        let (driver, instance) = (Arc::clone(&driver), instance.clone());
+        async move { driver.fork(&op("m1", "4"), &instance, &host("b")).await }
+    });
+    let stat = format!("/proc/{}/stat", pid(&instance.replica));
+    let rests = || std::fs::read_to_string(&stat).unwrap().contains(") T ");
+    until("the original rests", async || rests()).await;
+    fork.abort();
+    until("the original goes on", async || !rests()).await;
+    driver.destroy_shadow(&op("m1", "7")).await.unwrap();
+    driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_left_at_rest_by_a_dead_driver_goes_on_when_the_next_one_opens() {
+    let mut world = World::new();
+    let instance = world.instance(&without_hooks("web")).await;
+    let file = world.folder("web").join("replica.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"running\"", "\"quiescing\"")).unwrap();
+    let number = rustix::process::Pid::from_raw(pid(&instance.replica)).unwrap();
+    rustix::process::kill_process(number, rustix::process::Signal::STOP).unwrap();
+    world.reopen();
+    assert_eq!(get(&instance.replica, "/whoami").await["role"], "original");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("\"running\""));
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeating_a_fork_gives_the_same_shadow_and_replaces_a_dead_one() {
+    let mut world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let ctx = op("m1", "4");
+    world.driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    let first = world.driver.fork(&ctx, &instance, &host("b")).await.unwrap();
+    world.reopen();
+    let again = world.driver.fork(&ctx, &instance, &host("b")).await.unwrap();
+    assert_eq!(first, again);
+
+    let number = rustix::process::Pid::from_raw(pid(&first.replica)).unwrap();
+    rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
+    until("the shadow is gone", async || !runs(pid(&first.replica))).await;
+    let second = world.driver.fork(&ctx, &instance, &host("b")).await.unwrap();
+    assert_ne!(second.replica.handle, first.replica.handle);
+    world.driver.verify(&op("m1", "6"), &instance, &second.replica).await.unwrap();
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroying_a_shadow_leaves_nothing_of_it_at_any_stage() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let driver = &world.driver;
+    driver.destroy_shadow(&op("m1", "7")).await.unwrap();
+    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    driver.destroy_shadow(&op("m1", "7")).await.unwrap();
+    assert!(!world.folder("m1").exists());
+
+    let shadow = forked(&world, &instance, "m1").await;
+    driver.destroy_shadow(&op("m1", "7")).await.unwrap();
+    assert!(!runs(pid(&shadow)) && !world.folder("m1").exists());
+    assert_eq!(driver.find_by_tag("m1").await.unwrap(), None);
+    driver.destroy_shadow(&op("m1", "7")).await.unwrap();
+    assert!(runs(pid(&instance.replica)));
+    driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroying_finds_a_shadow_whose_start_was_never_noted() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let shadow = forked(&world, &instance, "m1").await;
+    let file = world.folder("m1").join("replica.json");
+    let mut record: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    record["process"] = serde_json::Value::Null;
+    record["phase"] = "starting".into();
+    std::fs::write(&file, record.to_string()).unwrap();
+    world.driver.destroy_shadow(&op("m1", "7")).await.unwrap();
+    assert!(!runs(pid(&shadow)));
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_driver_adopts_what_the_last_one_started() {
+    let mut world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    world.reopen();
+    let found = world.driver.find_by_tag("web").await.unwrap();
+    assert_eq!(found, Some(instance.replica.clone()));
+    assert_eq!(world.driver.find_by_tag("../web").await.unwrap(), None);
+    world.driver.stop(&instance.replica).await.unwrap();
+    assert!(!runs(pid(&instance.replica)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recycled_process_id_is_not_killed() {
+    let world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let mut bystander =
+        std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
+    let file = world.folder("web").join("replica.json");
+    let mut record: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    record["process"]["pid"] = bystander.id().into();
+    std::fs::write(&file, record.to_string()).unwrap();
+    assert_eq!(world.driver.find_by_tag("web").await.unwrap(), None);
+    let (_, started) = instance.replica.handle.split_once('@').unwrap();
+    let recycled =
+        Replica { handle: format!("{}@{started}", bystander.id()), ..instance.replica.clone() };
+    world.driver.stop(&recycled).await.unwrap();
+    assert!(bystander.try_wait().unwrap().is_none(), "the bystander was killed");
+    // The real one is found by its mark.
+    assert!(!runs(pid(&instance.replica)));
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_leader_is_refused_also_after_the_driver_was_opened_anew() {
+    let mut world = World::new();
+    let instance = world.instance(&spec("web")).await;
+    let newer = OpContext { epoch: Epoch(5), ..op("m1", "1") };
+    world.driver.prepare_shadow(&newer, &instance, &host("b")).await.unwrap();
+    world.reopen();
+    let stale = OpContext { epoch: Epoch(4), ..op("m1", "7") };
+    let error = world.driver.destroy_shadow(&stale).await.unwrap_err();
+    assert!(matches!(error, DriverError::Fenced { seen: Epoch(5), .. }), "{error}");
+    assert!(world.folder("m1").exists());
+    let error = world.driver.terminate(&stale, &instance.replica, &proof()).await.unwrap_err();
+    assert!(matches!(error, DriverError::Fenced { .. }) && runs(pid(&instance.replica)));
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_of_a_host_use_its_processors_and_no_more_than_its_capacity() {
+    let world = World::new();
+    let mut small = host("a");
+    small.capacity.cpu = Some(200.0);
+    let replica = world.driver.start(&spec("web"), &small).await.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid(&replica))).unwrap();
+    assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    if world.driver.capabilities().enforces_capacity {
+        let began = Instant::now();
+        let burnt = get(&replica, "/burn?ms=300").await["ms"].as_u64().unwrap();
+        assert!(burnt >= 300);
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(900), "300 ms at 200 millicores took {took:?}");
+    }
+    world.driver.cleanup_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_control_groups_capacity_is_not_claimed() {
+    let world = World::with(|config| config.cgroups = CgroupPolicy::Never);
+    assert!(!world.driver.capabilities().enforces_capacity);
+    let replica = world.driver.start(&spec("web"), &host("a")).await.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid(&replica))).unwrap();
+    assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    world.driver.cleanup_all().await.unwrap();
+}
+
+/// Not a test: what the instances run.
+#[test]
+#[ignore = "the other tests start it as a process"]
+fn serve_as_an_instance() {
+    if let (Ok(port), Ok(state)) = (std::env::var("SERVICE_PORT"), std::env::var("SERVICE_STATE"))
+    {
+        service::serve(port.parse().unwrap(), Path::new(&state));
+    }
+}
