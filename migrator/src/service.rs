@@ -108,7 +108,7 @@ impl Migrator {
     }
 
     /// Stops. Migrations stay where their records say; the next leader goes on.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -21,8 +21,8 @@ use domain::{
     InstanceState, MigrationId, MigrationRouting, Replica, Resources, Routing, RoutingState,
     RoutingStatus, ServiceId, Timestamp, WeightSplit, ZeroTraffic,
 };
-use migrator::driver::process::{CgroupPolicy, ProcessConfig, ProcessDriver};
-use migrator::driver::{Driver, DriverError, OpContext};
+use foreshadow_migrator::driver::process::{CgroupPolicy, ProcessConfig, ProcessDriver};
+use foreshadow_migrator::driver::{Driver, DriverError, OpContext};
 use tempfile::TempDir;
 
 /// A driver over a folder of its own, which leaves nothing behind, however the test ends.

@@ -46,12 +46,12 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// [`ProxyError::Bind`] if an address cannot be listened on; nothing has been started then.
+/// [`ProxyError::Died`] if it ended without being told to.
 pub fn run(
     config: ProxyConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ProxyError> {
-    Bound::bind(config)?.run(shutdown);
-    Ok(())
+    Bound::bind(config)?.run(shutdown)
 }
 
 /// Runs a proxy on a thread of its own.
@@ -69,7 +69,7 @@ pub fn spawn(config: ProxyConfig) -> Result<RunningProxy, ProxyError> {
             bound.run(async move {
                 // That the other end is gone means the same.
                 let _ = stopped.await;
-            });
+            })
         });
     let thread = thread.map_err(ProxyError::Thread)?;
     Ok(RunningProxy {
@@ -86,7 +86,7 @@ pub struct RunningProxy {
     local_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Result<(), ProxyError>>>,
 }
 
 impl RunningProxy {
@@ -104,7 +104,7 @@ impl RunningProxy {
     /// period.
     ///
     /// # Errors
-    /// [`ProxyError::Died`] if its thread has panicked.
+    /// [`ProxyError::Died`] if it had ended before.
     pub fn stop(mut self) -> Result<(), ProxyError> {
         self.end()
     }
@@ -114,7 +114,7 @@ impl RunningProxy {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        thread.join().map_err(|_| ProxyError::Died)
+        thread.join().unwrap_or(Err(ProxyError::Died))
     }
 }
 
@@ -153,7 +153,7 @@ impl Bound {
         })
     }
 
-    fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
+    fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ProxyError> {
         let conf = ServerConf {
             threads: 1,
             // The ingress has worker threads of its own.
@@ -189,6 +189,7 @@ impl Bound {
             signals: signals.clone(),
         });
         tracing::info!(address = %self.local_addr, "proxy serves");
+        let stop = signals.stop.clone();
         let shutdown = Shutdown {
             future: Mutex::new(Some(Box::pin(shutdown))),
             signals,
@@ -197,6 +198,11 @@ impl Bound {
             shutdown_signal: Box::new(shutdown),
         });
         tracing::info!(address = %self.local_addr, "proxy has stopped");
+        if stop.is_cancelled() {
+            Ok(())
+        } else {
+            Err(ProxyError::Died)
+        }
     }
 }
 
@@ -288,11 +294,21 @@ impl ShutdownSignalWatch for Shutdown {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(future) = future {
-            future.await;
+        let told = async {
+            if let Some(future) = future {
+                future.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = told => {
+                tracing::info!("the proxy was told to stop");
+                self.signals.stop.cancel();
+            }
+            () = self.signals.drained.cancelled() => {
+                tracing::error!("the proxy has stopped to accept connections by itself");
+            }
         }
-        tracing::info!("the proxy was told to stop");
-        self.signals.stop.cancel();
         self.signals.drained.cancelled().await;
         let done = tokio::time::timeout(LAST_WORDS, self.signals.done.cancelled()).await;
         if done.is_err() {

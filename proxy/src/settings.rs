@@ -57,7 +57,7 @@ pub enum ProxyError {
     /// A thread cannot be started.
     #[error("cannot start a thread for the proxy: {0}")]
     Thread(std::io::Error),
-    /// The proxy's thread ended by itself.
-    #[error("the proxy's thread ended unexpectedly")]
+    /// It ended without being told to.
+    #[error("the proxy ended without being told to; the log says why")]
     Died,
 }

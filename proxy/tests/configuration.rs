@@ -51,6 +51,7 @@ async fn what_is_not_understood_or_names_nothing_is_refused_with_a_reason_and_ch
         (unknown_matcher, "only :method is understood"),
         (rewritten, "\"request_headers_to_remove\" is not understood"),
         (twice, "occurs twice"),
+        (message::routes(&[]), "it has no virtual host"),
     ];
     for (count, (routes, reason)) in bad.drain(..).enumerate() {
         control.route_message(&routes);

@@ -21,6 +21,7 @@ use common::message::Service;
 use common::{Control, Http, Upstream, admin, config, load, ready, stop, until};
 use http::Request;
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn two_sides(control: &Control) -> (Upstream, Upstream) {
     let (original, shadow) = (
@@ -115,7 +116,10 @@ async fn two_hundred_weight_changes_under_load_lose_nothing_and_take_effect_when
         let after = (original.requests(), shadow.requests());
         let (to_original, to_shadow) = (after.0 - before.0, after.1 - before.1);
         assert_eq!(to_original + to_shadow, 100);
-        assert!(expected.contains(&to_shadow), "{to_shadow} of 100 at {weight}");
+        assert!(
+            expected.contains(&to_shadow),
+            "{to_shadow} of 100 at {weight}"
+        );
     }
     assert_eq!(background.await.unwrap(), Vec::<String>::new());
     assert!(control.world().nacks.is_empty());
@@ -399,5 +403,64 @@ async fn headers_of_one_hop_stay_there_and_the_instance_learns_the_client() {
         Http::new().send(post).await.unwrap().text(),
         "original:300000"
     );
+    stop(proxy).await;
+}
+
+/// Answers every connection with a switch of protocols and returns what it is sent.
+async fn echo() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+            assert!(head.contains("upgrade: websocket"), "{head}");
+            let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(switch.as_bytes()).await.unwrap();
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_lives_longer_than_the_time_limit_of_its_route() {
+    let control = Control::start().await;
+    control.cluster("w", &[echo().await]);
+    control.routes(&[Service {
+        timeout_ms: 200,
+        ..Service::new("w", &[("w", 1)])
+    }]);
+    let proxy = ready(config(control.address)).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.local_addr())
+        .await
+        .unwrap();
+    let hello = "GET /chat HTTP/1.1\r\nHost: w\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(hello.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let began = Instant::now();
+    let mut rounds = 0_u32;
+    while began.elapsed() < Duration::from_millis(500) {
+        stream.write_all(b"ping").await.unwrap();
+        let mut pong = [0; 4];
+        stream.read_exact(&mut pong).await.unwrap();
+        assert_eq!(&pong, b"ping");
+        rounds += 1;
+    }
+    assert!(rounds > 2);
+    drop(stream);
+    until("it is over", || async {
+        admin(&proxy, "/counts").await["clusters"]["w"]["in_progress"] == 0
+    })
+    .await;
     stop(proxy).await;
 }

@@ -31,7 +31,7 @@ struct Shared {
 type State = Arc<(Mutex<Shared>, Condvar)>;
 
 /// Serves until killed.
-pub fn serve(port: u16, folder: &Path) {
+pub(crate) fn serve(port: u16, folder: &Path) {
     let state = State::default();
     let writer = {
         let (state, folder) = (Arc::clone(&state), folder.to_owned());
@@ -199,7 +199,7 @@ fn burn(limit: Duration) -> Duration {
 }
 
 /// The body of a `GET`.
-pub fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();

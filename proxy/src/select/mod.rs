@@ -3,7 +3,7 @@
 //! # Rules
 //! - A cluster with weight 0 is never chosen, not even when all others fail.
 //! - Requests take turns in a [`Sequence`] that gives every cluster its exact share; when a header
-//!   chooses instead ([`sticky`]), the same value always chooses the same cluster, and raising the
+//!   chooses instead ([`sticky_key`]), the same value always chooses the same cluster, and raising the
 //!   weight of a later cluster takes no value away from it.
 //! - After a connection that could not be made, another endpoint of the same cluster is tried
 //!   once, then another cluster; at most [`MAX_RETRIES`] times in all.

@@ -241,12 +241,27 @@ impl Ledger {
             return Ok(());
         };
         let routes = read_routes(resource)?;
+        self.refuse_empty(&routes.spec)?;
         self.resources.check(&routes.spec)?;
         self.waiting = Some(WaitingRoutes {
             nonce: response.nonce,
             deadline_ms: now_ms.saturating_add(millis(WARMING)),
             routes,
         });
+        Ok(())
+    }
+
+    /// A control plane that has lost its memory must not take all traffic down with it.
+    fn refuse_empty(&self, routes: &RoutesSpec) -> Result<(), Refusal> {
+        let serving = self
+            .resources
+            .routes
+            .as_ref()
+            .is_some_and(|held| !held.spec.hosts.is_empty());
+        if serving && routes.hosts.is_empty() {
+            let reason = "it has no virtual host; the routes in force are kept";
+            return Err(Refusal::new("route configuration", reason));
+        }
         Ok(())
     }
 

@@ -3,13 +3,14 @@
 //! # Flow
 //! Clusters are asked for by wildcard, endpoints by the names that the clusters give, the one
 //! route configuration by its name. [`Ledger`] decides, without waiting or talking, what is
-//! accepted and what is answered; [`client`] carries messages and time to it and puts the table
+//! accepted and what is answered; the client carries messages and time to it and puts the table
 //! that results in force.
 //!
 //! # Guarantees
 //! - An acknowledgement means "in force": clusters are acknowledged when their endpoints are here
 //!   (or did not come within [`WARMING`]), routes when the table with them is in force.
-//! - What is refused changes nothing.
+//! - What is refused changes nothing; an empty route configuration in place of one that serves is
+//!   refused.
 //! - A cluster that is taken away while routes in force name it serves on until they let go.
 
 mod backoff;

@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use domain::{MigrationId, NodeId, Policy};
+
+use crate::workload::WorkloadOptions;
+
+/// Moves instances before contention hurts them.
+///
+/// Exit codes: 0 done; 1 it failed while running; 2 wrong usage; 64 the configuration or an
+/// option's value is wrong; 69 something needed is missing or in use.
+#[derive(Debug, Parser)]
+#[command(name = "foreshadow", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show all of it on this machine: a contention foreseen, an instance moved, nothing lost.
+    Demo(DemoOptions),
+    /// Run the control plane (store, forecaster, xDS server, migrator, web page).
+    Serve(ServeOptions),
+    /// Run the data-plane proxy.
+    Proxy(ProxyOptions),
+    /// Show what a running control plane sees and does.
+    Status(ClientOptions),
+    /// Show the latest decision, the one that would be carried out now.
+    Plan(ClientOptions),
+    /// Show why a migration was made and what happened in it.
+    Explain(ExplainOptions),
+    /// Run the bundled stateful HTTP workload (the demo starts these).
+    #[command(hide = true)]
+    Workload(WorkloadOptions),
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A policy by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyName {
+    /// Never move anything.
+    None,
+    /// Move once demand exceeds the limit.
+    Reactive,
+    /// Move when demand is forecast to exceed it.
+    Predictive,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::None => Self::None,
+            PolicyName::Reactive => Self::Reactive,
+            PolicyName::Predictive => Self::Predictive,
+        }
+    }
+}
+
+/// In which way the shadow is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BadShadow {
+    /// Half of its answers are 500.
+    Errors,
+    /// Each answer takes 150 ms longer.
+    Slow,
+    /// It dies after some requests.
+    Dead,
+}
+
+impl BadShadow {
+    /// The workload's name for it.
+    pub const fn fault(self) -> &'static str {
+        match self {
+            Self::Errors => "errors",
+            Self::Slow => "slow",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Options of the demo.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoOptions {
+    /// What makes an instance move.
+    #[arg(long, value_enum, default_value = "predictive")]
+    pub policy: PolicyName,
+    /// Run all three policies on the same trace and seed, and print one table.
+    #[arg(long)]
+    pub compare: bool,
+    /// Make the shadow bad, to see the roll-back.
+    #[arg(long, value_enum)]
+    pub bad_shadow: Option<BadShadow>,
+    /// Seed of the arrivals.
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Stop as soon as a migration has ended, for checks: the exit code says whether a request
+    /// was lost or nothing moved.
+    #[arg(long)]
+    pub short: bool,
+    /// Where the live page is served; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8088")]
+    pub page: SocketAddr,
+    /// Envoy's binary.
+    #[arg(long, env = "FORESHADOW_ENVOY")]
+    pub envoy: Option<PathBuf>,
+    /// How the closing table is printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeOptions {
+    /// The configuration file (YAML).
+    #[arg(long, short)]
+    pub config: PathBuf,
+}
+
+/// Options of `proxy`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProxyOptions {
+    /// Its identity towards the control plane.
+    #[arg(long, default_value = "proxy")]
+    pub node: NodeId,
+    /// Where it listens for clients.
+    #[arg(long, default_value = "127.0.0.1:10080")]
+    pub listen: SocketAddr,
+    /// Where the control plane answers.
+    #[arg(long, default_value = "127.0.0.1:18000")]
+    pub control_plane: SocketAddr,
+    /// Where it answers questions about itself.
+    #[arg(long)]
+    pub admin: Option<SocketAddr>,
+    /// Where the last good configuration is kept.
+    #[arg(long)]
+    pub last_good: Option<PathBuf>,
+}
+
+/// Options of commands that ask a running control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ClientOptions {
+    /// Where the control plane's web page is served.
+    #[arg(long, default_value = "127.0.0.1:8088")]
+    pub server: SocketAddr,
+    /// How it is printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ExplainOptions {
+    /// The migration; the newest if left out.
+    pub migration: Option<MigrationId>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}

@@ -1,0 +1,182 @@
+//! Commands that ask a running control plane.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::cli::{ClientOptions, ExplainOptions, Output};
+use crate::error::Failure;
+use crate::status::{MigrationStatus, Status};
+
+/// Largest answer that is read.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Asks for a path.
+///
+/// # Errors
+/// [`Failure::Unavailable`] when nobody answers, [`Failure::Failed`] with the server's words when
+/// it refuses.
+pub async fn get(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
+    let doing = format!("ask http://{server}{path}");
+    let uri: hyper::Uri =
+        format!("http://{server}{path}").parse().map_err(Failure::failed(&doing))?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let reply = client.get(uri).await.map_err(Failure::unavailable(&doing))?;
+    let ok = reply.status().is_success();
+    let body = Limited::new(reply.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(Failure::failed(&doing))?.to_bytes();
+    if ok { Ok(body) } else { Err(Failure::Failed(String::from_utf8_lossy(&body).into_owned())) }
+}
+
+async fn ask(options: &ClientOptions) -> Result<Status, Failure> {
+    let body = get(options.server, "/api/status").await?;
+    serde_json::from_slice(&body).map_err(Failure::failed("read the status"))
+}
+
+fn print<T: serde::Serialize>(
+    output: Output,
+    value: &T,
+    text: impl FnOnce() -> String,
+) -> Result<ExitCode, Failure> {
+    match output {
+        Output::Json => {
+            let json = serde_json::to_string_pretty(value);
+            println!("{}", json.map_err(Failure::failed("print JSON"))?);
+        }
+        Output::Text => println!("{}", text().trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `foreshadow status`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn status(options: ClientOptions) -> Result<ExitCode, Failure> {
+    let status = ask(&options).await?;
+    print(options.output, &status, || {
+        let mut text = String::new();
+        for host in &status.hosts {
+            let peak = host.forecast.iter().map(|band| band.risk).fold(0.0, f64::max);
+            let _ = writeln!(
+                text,
+                "host {}: {:.0} of {:.0} millicores (limit {:.0}), highest risk ahead {:.0} %, {} instances",
+                host.id, host.demand, host.capacity, host.limit, peak * 100.0, host.instances.len()
+            );
+        }
+        for migration in &status.migrations {
+            let _ = writeln!(text, "{}", line(migration));
+        }
+        if let Some(decision) = &status.decision {
+            let _ = writeln!(text, "decision: {}", decision.summary);
+        }
+        text
+    })
+}
+
+fn line(status: &MigrationStatus) -> String {
+    let migration = &status.migration;
+    let mut text = format!(
+        "migration {}: {} from {} to {}, {}",
+        migration.id, migration.instance, migration.original.host, migration.target, status.phase
+    );
+    if let Some(failure) = &migration.failure {
+        let _ = write!(text, " ({failure})");
+    }
+    if let Some(question) = &migration.question {
+        let _ = write!(text, " ({})", question.text);
+    }
+    text
+}
+
+/// `foreshadow plan`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn plan(options: ClientOptions) -> Result<ExitCode, Failure> {
+    let status = ask(&options).await?;
+    print(options.output, &status.decision, || match &status.decision {
+        None => "no decision yet".to_owned(),
+        Some(decision) => describe(decision),
+    })
+}
+
+/// A decision in words.
+pub fn describe(decision: &domain::Decision) -> String {
+    let mut text = format!("{}\n", decision.summary);
+    for contention in &decision.contention {
+        let _ = writeln!(
+            text,
+            "  {} on {}: {:.0} % likely to exceed {:.0} in {:.0} s (expected {:.0}), seen in {} of {} looks",
+            contention.resource,
+            contention.host,
+            contention.probability * 100.0,
+            contention.limit,
+            contention.ahead_ms as f64 / 1_000.0,
+            contention.expected_demand,
+            contention.ticks,
+            contention.of_ticks
+        );
+    }
+    for chosen in &decision.moves {
+        let _ = writeln!(
+            text,
+            "  move {} from {} to {}, score {:.1}",
+            chosen.instance, chosen.from, chosen.target, chosen.score
+        );
+        for reason in &chosen.reasons {
+            let _ = writeln!(text, "    {reason}");
+        }
+    }
+    for other in &decision.alternatives {
+        let target = other.target.as_ref().map_or("-", |target| target.as_str());
+        let score = other.score.map_or("-".to_owned(), |score| format!("{score:.1}"));
+        let _ =
+            writeln!(text, "  not {} to {target} (score {score}): {}", other.instance, other.reason);
+    }
+    text
+}
+
+/// `foreshadow explain`.
+///
+/// # Errors
+/// As [`get`]; [`Failure::Config`] for a migration that is not known.
+pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
+    let status = ask(&options.client).await?;
+    let found = match &options.migration {
+        None => status.migrations.first(),
+        Some(id) => status.migrations.iter().find(|known| known.migration.id == *id),
+    };
+    let Some(found) = found else {
+        let name = options.migration.map_or("any".to_owned(), |id| id.to_string());
+        return Err(Failure::Config(format!("migration {name} is unknown")));
+    };
+    let plan = status.plans.iter().find(|plan| plan.id == found.migration.plan);
+    let path = format!("/api/migrations/{}/log", found.migration.id);
+    let log: Vec<migrator::saga::LogLine> =
+        serde_json::from_slice(&get(options.client.server, &path).await?)
+            .map_err(Failure::failed("read the log"))?;
+    print(options.client.output, &serde_json::json!({"migration": found, "plan": plan, "log": log}), || {
+        let mut text = format!("{}\n", line(found));
+        if let Some(plan) = plan {
+            let _ = writeln!(text, "plan {}: {}", plan.id, describe(&plan.decision));
+        }
+        let start = found.migration.started_at();
+        for entry in &log {
+            let _ = writeln!(
+                text,
+                "  {:>7.2} s  {:<14} {} → {}",
+                entry.at.since(start) as f64 / 1_000.0,
+                entry.phase.name(),
+                entry.event,
+                entry.next.join(", ")
+            );
+        }
+        text
+    })
+}

@@ -1,0 +1,188 @@
+//! The configuration file of `foreshadow serve`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use domain::{Host, HostId, InstanceSpec, Service};
+use migrator::Settings;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+
+/// What `foreshadow serve` runs. Fields that are not known are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder for the store, instances and history.
+    pub data: PathBuf,
+    /// Where the control plane answers Envoy and the proxy.
+    #[serde(default = "default_xds")]
+    pub xds: SocketAddr,
+    /// Where the page and the control API are served.
+    #[serde(default = "default_page")]
+    pub page: SocketAddr,
+    /// Time between readings, in milliseconds; also the step of the forecasts.
+    #[serde(default = "default_step")]
+    pub step_ms: u64,
+    /// How often data planes report, in milliseconds.
+    #[serde(default = "default_report")]
+    pub report_ms: u64,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The services.
+    pub services: Vec<Service>,
+    /// The instances, each with the host it starts on.
+    pub instances: Vec<Placed>,
+    /// The migrator's settings.
+    #[serde(default)]
+    pub migrator: Settings,
+}
+
+/// An instance and where it starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placed {
+    /// The host.
+    pub host: HostId,
+    /// The instance.
+    pub spec: InstanceSpec,
+}
+
+fn default_xds() -> SocketAddr {
+    ([127, 0, 0, 1], 18_000).into()
+}
+
+fn default_page() -> SocketAddr {
+    ([127, 0, 0, 1], 8_088).into()
+}
+
+const fn default_step() -> u64 {
+    300_000
+}
+
+const fn default_report() -> u64 {
+    500
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Failure::Config`] naming file, line, field and what is allowed.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let at = |reason: &dyn std::fmt::Display| {
+            Failure::Config(format!("configuration {}: {reason}", path.display()))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
+        if text.trim().is_empty() {
+            return Err(at(&"it is empty; it needs data, hosts, services and instances"));
+        }
+        let config: Self = serde_saphyr::from_str(&text).map_err(|error| at(&error))?;
+        config.validate().map_err(|reason| at(&reason))?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// The field, its value and what is allowed, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.hosts.is_empty() {
+            return Err("hosts is empty; at least one is needed".to_owned());
+        }
+        let mut hosts = BTreeSet::new();
+        for host in &self.hosts {
+            if !hosts.insert(&host.id) {
+                return Err(format!("hosts: {} occurs twice", host.id));
+            }
+            match host.capacity.cpu {
+                Some(cpu) if cpu.is_finite() && cpu > 0.0 => {}
+                other => {
+                    return Err(format!(
+                        "hosts: {}: capacity.cpu is {other:?}; allowed is a number of millicores above 0",
+                        host.id
+                    ));
+                }
+            }
+        }
+        let services: BTreeSet<_> = self.services.iter().map(|service| &service.id).collect();
+        let mut instances = BTreeSet::new();
+        for placed in &self.instances {
+            let spec = &placed.spec;
+            if !instances.insert(&spec.id) {
+                return Err(format!("instances: {} occurs twice", spec.id));
+            }
+            if !hosts.contains(&placed.host) {
+                return Err(format!("instances: {}: host {} is unknown", spec.id, placed.host));
+            }
+            if !services.contains(&spec.service) {
+                return Err(format!("instances: {}: service {} is unknown", spec.id, spec.service));
+            }
+            if spec.argv.is_empty() {
+                return Err(format!("instances: {}: argv is empty", spec.id));
+            }
+        }
+        if self.step_ms < 100 {
+            return Err(format!("step_ms is {}; allowed is 100 and more", self.step_ms));
+        }
+        let limit = self.migrator.utilisation_limit;
+        if !(limit > 0.0 && limit <= 1.0) {
+            return Err(format!(
+                "migrator.utilisation_limit is {limit}; allowed is above 0 and at most 1"
+            ));
+        }
+        let risk = self.migrator.accepted_risk;
+        if !(risk > 0.0 && risk < 1.0) {
+            return Err(format!("migrator.accepted_risk is {risk}; allowed is between 0 and 1"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+data: state
+hosts:
+  - id: a
+    capacity: {cpu: 1000, memory: null, net_rx: null, net_tx: null}
+services:
+  - id: shop
+instances:
+  - host: a
+    spec: {id: shop-1, service: shop, argv: [server]}
+";
+
+    fn load(text: &str) -> Result<Config, Failure> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(file.path())
+    }
+
+    fn message(text: &str) -> String {
+        load(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(config.xds.port(), 18_000);
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        assert!(message("").contains("empty"));
+        assert!(message(": [").contains("configuration"));
+        let typo = message(&GOOD.replace("services:", "servces:"));
+        assert!(typo.contains("servces"), "{typo}");
+        let host = message(&GOOD.replace("host: a", "host: b"));
+        assert!(host.contains("host b is unknown"), "{host}");
+        let capacity = message(&GOOD.replace("cpu: 1000", "cpu: 0"));
+        assert!(capacity.contains("capacity.cpu"), "{capacity}");
+        let service = message(&GOOD.replace("service: shop", "service: shoe"));
+        assert!(service.contains("service shoe is unknown"), "{service}");
+    }
+}

@@ -1,0 +1,169 @@
+//! The control plane in one process: store, xDS server, forecaster, driver, migrator, page.
+//!
+//! # Ownership
+//! Parts meet only in the store and on the wire; this module starts them in order and stops them
+//! in reverse. Instances outlive it: they are found again by their tags.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{HolderId, Instance, InstanceState, Resource, Routing, Timestamp};
+use forecaster::{Forecaster, ForecasterConfig};
+use migrator::Migrator;
+use migrator::driver::Driver;
+use migrator::driver::process::{ProcessConfig, ProcessDriver};
+use store::{Clock, EmbeddedStore, Expect, Key, Kind, SharedStore, SystemClock, Transaction};
+use tokio_util::sync::CancellationToken;
+use xds_server::{XdsConfig, XdsServer};
+
+use crate::config::Config;
+use crate::error::Failure;
+use crate::http::{self, Api};
+
+/// Demand known from before: instance, and one value per step, newest last.
+pub type Known = Vec<(domain::InstanceId, Vec<Option<f64>>)>;
+
+/// A running control plane.
+pub struct ControlPlane {
+    /// The store.
+    pub store: SharedStore,
+    /// The driver.
+    pub driver: Arc<ProcessDriver>,
+    /// Where ADS, LRS and ALS answer.
+    pub xds: SocketAddr,
+    /// Where the page is.
+    pub page: SocketAddr,
+    server: XdsServer,
+    forecaster: Forecaster,
+    migrator: Arc<Migrator>,
+    cancel: CancellationToken,
+}
+
+impl ControlPlane {
+    /// Starts everything; instances that do not run yet are started.
+    ///
+    /// # Errors
+    /// [`Failure`] of the part that could not start; what had started is stopped again.
+    pub async fn start(config: &Config, known: &Known) -> Result<Self, Failure> {
+        config.validate().map_err(Failure::Config)?;
+        std::fs::create_dir_all(&config.data).map_err(Failure::unavailable(&format!(
+            "make the data folder {}",
+            config.data.display()
+        )))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store: SharedStore = Arc::new(
+            EmbeddedStore::open(&config.data.join("store.redb"))
+                .map_err(Failure::unavailable("open the store"))?,
+        );
+        let driver = ProcessDriver::open(ProcessConfig::new(config.data.join("instances")))
+            .map_err(Failure::unavailable("open the process driver"))?;
+        let xds_config = XdsConfig {
+            listen: config.xds,
+            report_interval: Duration::from_millis(config.report_ms),
+            ..XdsConfig::default()
+        };
+        let server = XdsServer::start(xds_config, Arc::clone(&store), Arc::clone(&clock))
+            .await
+            .map_err(Failure::unavailable("start the xDS server"))?;
+        inventory(config, &store, &driver).await?;
+
+        let forecasting = ForecasterConfig {
+            step_ms: config.step_ms,
+            history_dir: Some(config.data.join("history")),
+            ..ForecasterConfig::default()
+        };
+        let forecaster = Forecaster::start(forecasting, Arc::clone(&store), Arc::clone(&clock))
+            .map_err(Failure::unavailable("start the forecaster"))?;
+        for (instance, values) in known {
+            let last = Timestamp(clock.now().0.saturating_sub(config.step_ms));
+            forecaster.preload(instance, Resource::Cpu, values, last);
+        }
+        let holder = HolderId::new(format!("migrator-{}", std::process::id()))
+            .map_err(Failure::failed("name the migrator"))?;
+        let migrator = Arc::new(Migrator::start(
+            config.migrator.clone(),
+            Arc::clone(&store),
+            Arc::clone(&driver) as Arc<dyn Driver>,
+            Arc::clone(&clock),
+            holder,
+            Duration::from_millis(config.step_ms),
+        ));
+        let cancel = CancellationToken::new();
+        let api = Api {
+            store: Arc::clone(&store),
+            settings: Arc::new(config.migrator.clone()),
+            clock,
+            migrator: Arc::clone(&migrator),
+        };
+        let page = http::serve(api, config.page, cancel.clone()).await?;
+        Ok(Self {
+            xds: server.local_addr(),
+            store,
+            driver,
+            page,
+            server,
+            forecaster,
+            migrator,
+            cancel,
+        })
+    }
+
+    /// Stops the control plane; the instances go on.
+    pub async fn shutdown(self) {
+        self.cancel.cancel();
+        self.migrator.shutdown().await;
+        self.forecaster.shutdown().await;
+        self.server.shutdown().await;
+    }
+}
+
+/// Writes hosts and services, and starts the instances that are new.
+async fn inventory(
+    config: &Config,
+    store: &SharedStore,
+    driver: &Arc<ProcessDriver>,
+) -> Result<(), Failure> {
+    let failed = Failure::failed::<store::StoreError>("write the inventory");
+    let mut records = Transaction::new();
+    for host in &config.hosts {
+        let key = Key::new(Kind::Host, host.id.as_str());
+        records = records.put(key, Expect::Any, host).map_err(&failed)?;
+    }
+    for service in &config.services {
+        let key = Key::new(Kind::Service, service.id.as_str());
+        records = records.put(key, Expect::Any, service).map_err(&failed)?;
+        let key = Key::new(Kind::Routing, service.id.as_str());
+        if store.get(&key).await.map_err(&failed)?.is_none() {
+            let routing = Routing {
+                service: service.id.clone(),
+                revision: 1,
+                epoch: domain::Epoch(0),
+                migration: None,
+            };
+            records = records.put(key, Expect::Absent, &routing).map_err(&failed)?;
+        }
+    }
+    store.commit(records).await.map_err(&failed)?;
+    for placed in &config.instances {
+        let key = Key::new(Kind::Instance, placed.spec.id.as_str());
+        if store.get(&key).await.map_err(&failed)?.is_some() {
+            continue;
+        }
+        let Some(host) = config.hosts.iter().find(|host| host.id == placed.host) else { continue };
+        let replica = driver
+            .start(&placed.spec, host)
+            .await
+            .map_err(Failure::failed(&format!("start instance {}", placed.spec.id)))?;
+        tracing::info!(instance = %placed.spec.id, host = %host.id, "started");
+        let instance = Instance {
+            spec: placed.spec.clone(),
+            replica,
+            state: InstanceState::Running,
+            placed_at: Timestamp(0),
+        };
+        let put = Transaction::new().put(key, Expect::Absent, &instance).map_err(&failed)?;
+        store.commit(put).await.map_err(&failed)?;
+    }
+    Ok(())
+}

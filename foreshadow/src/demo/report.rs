@@ -1,0 +1,351 @@
+//! What happened, as a table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use domain::{LatencyHistogram, Phase, Policy};
+use serde::Serialize;
+
+use crate::load::LoadSnapshot;
+use crate::status::{MigrationStatus, Status};
+
+/// The closing table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What made instances move.
+    pub policy: Policy,
+    /// Requests sent.
+    pub sent: u64,
+    /// Of these, not answered well.
+    pub failed: u64,
+    /// Failures by reason.
+    pub failures: BTreeMap<String, u64>,
+    /// When the demand exceeds the limit if nothing moves, in seconds.
+    pub contended_from_s: Option<usize>,
+    /// Seconds in which a host's measured demand was above its limit.
+    pub seconds_above_limit: f64,
+    /// Latencies by phase.
+    pub latency: BTreeMap<String, Latency>,
+    /// Requests slower than 100 ms.
+    pub slow: u64,
+    /// Migrations.
+    pub migrations: Vec<Moved>,
+}
+
+/// Latencies of a phase, in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Latency {
+    /// Requests.
+    pub requests: u64,
+    /// Median.
+    pub p50_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+}
+
+/// A migration, as a line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Moved {
+    /// Its id.
+    pub id: String,
+    /// What moved, from where, to where.
+    pub what: String,
+    /// How it ended.
+    pub outcome: String,
+    /// Why it was rolled back, if it was.
+    pub failure: Option<String>,
+    /// Seconds into the demo when it was decided.
+    pub decided_at_s: f64,
+    /// Seconds from the decision to the time at which the contention was predicted.
+    pub lead_s: f64,
+    /// Seconds per phase.
+    pub phases: Vec<(String, f64)>,
+    /// Asked and observed share of the shadow per stage, in percent.
+    pub splits: Vec<(f64, f64)>,
+    /// Requests that the shadow answered, and of these failed.
+    pub shadow: (u64, u64),
+}
+
+/// Follows a run.
+pub struct Watching {
+    policy: Policy,
+    contended_from_s: Option<usize>,
+    said: BTreeMap<String, usize>,
+    planned: usize,
+    above: f64,
+    last_look: f64,
+    began_at: BTreeMap<String, f64>,
+    ended: bool,
+    stages: BTreeMap<String, Vec<Seen>>,
+    sides: BTreeMap<String, (u64, u64)>,
+}
+
+/// Counts of both sides at the last look of a stage.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    asked_bp: u32,
+    original: u64,
+    shadow: u64,
+}
+
+impl Watching {
+    /// Begins.
+    pub fn new(policy: Policy, contended_from_s: Option<usize>) -> Self {
+        Self {
+            policy,
+            contended_from_s,
+            said: BTreeMap::new(),
+            planned: 0,
+            above: 0.0,
+            last_look: 0.0,
+            began_at: BTreeMap::new(),
+            ended: false,
+            stages: BTreeMap::new(),
+            sides: BTreeMap::new(),
+        }
+    }
+
+    /// The label for requests sent now: how far the migration is.
+    pub fn label(&self, _seconds: f64) -> &'static str {
+        if self.ended {
+            "after"
+        } else if self.began_at.is_empty() {
+            "before"
+        } else {
+            "during"
+        }
+    }
+
+    /// Takes in a status; gives lines worth telling.
+    pub fn look(&mut self, status: &Status, seconds: f64) -> Vec<String> {
+        let mut lines = Vec::new();
+        let passed = seconds - self.last_look;
+        self.last_look = seconds;
+        if status.hosts.iter().any(|host| host.demand > host.limit) {
+            self.above += passed;
+        }
+        if status.plans.len() > self.planned {
+            for plan in status.plans.iter().take(status.plans.len() - self.planned).rev() {
+                lines.push(format!("{seconds:>4.0} s  plan {}", plan.id));
+                lines.extend(
+                    crate::client::describe(&plan.decision).lines().map(|l| format!("        {l}")),
+                );
+            }
+            self.planned = status.plans.len();
+        }
+        for migration in &status.migrations {
+            lines.extend(self.follow(migration, seconds));
+        }
+        self.ended = !status.migrations.is_empty()
+            && status.migrations.iter().all(|m| m.migration.phase.is_final());
+        lines
+    }
+
+    fn follow(&mut self, status: &MigrationStatus, seconds: f64) -> Vec<String> {
+        let migration = &status.migration;
+        let id = migration.id.to_string();
+        self.began_at.entry(id.clone()).or_insert(seconds);
+        let counts = |side: &str| status.sides.get(side).map_or(0, |s| s.requests);
+        let stages = self.stages.entry(id.clone()).or_default();
+        if matches!(migration.phase, Phase::Ramping { .. } | Phase::Soaking) {
+            let seen = Seen {
+                asked_bp: status.shadow_bp,
+                original: counts("original"),
+                shadow: counts("shadow"),
+            };
+            match stages.last_mut().filter(|last| last.asked_bp == seen.asked_bp) {
+                Some(last) => *last = seen,
+                None => stages.push(seen),
+            }
+        } else if migration.phase == Phase::Mirroring {
+            // Copied requests count on the shadow too: the ramp starts from here.
+            *stages = vec![Seen { asked_bp: 0, original: counts("original"), shadow: counts("shadow") }];
+        }
+        if let Some(shadow) = status.sides.get("shadow") {
+            let known = self.sides.entry(id.clone()).or_default();
+            known.0 = known.0.max(shadow.requests);
+            known.1 = known.1.max(shadow.errors);
+        }
+        let said = self.said.entry(id).or_insert(0);
+        let new: Vec<_> = migration
+            .history
+            .iter()
+            .skip(*said)
+            .map(|entered| match entered.phase {
+                Phase::Ramping { stage } => {
+                    let share = migration.ramp.stage(stage).map_or(0.0, |s| s.shadow.fraction());
+                    format!("ramping to {:.0} %", share * 100.0)
+                }
+                other => other.name().to_owned(),
+            })
+            .collect();
+        *said = migration.history.len();
+        new.into_iter()
+            .map(|phase| format!("{seconds:>4.0} s  {} {}: {phase}", migration.id, migration.instance))
+            .collect()
+    }
+
+    /// The closing table.
+    pub fn report(&self, load: &LoadSnapshot, status: &Status) -> Report {
+        let mut latency: BTreeMap<String, LatencyHistogram> = BTreeMap::new();
+        let mut all = LatencyHistogram::default();
+        let (mut sent, mut failures) = (0, BTreeMap::new());
+        for stream in load.streams.values() {
+            sent += stream.sent;
+            for (reason, count) in &stream.failed {
+                *failures.entry(reason.clone()).or_insert(0) += count;
+            }
+            for (phase, histogram) in &stream.latency {
+                latency.entry(phase.clone()).or_default().merge(histogram);
+                all.merge(histogram);
+            }
+        }
+        let slow = all.slower_than(128_000);
+        latency.insert("all".to_owned(), all);
+        let summary = |histogram: &LatencyHistogram| Latency {
+            requests: histogram.total(),
+            p50_ms: histogram.quantile_us(0.5).unwrap_or(0.0) / 1_000.0,
+            p99_ms: histogram.quantile_us(0.99).unwrap_or(0.0) / 1_000.0,
+        };
+        Report {
+            policy: self.policy,
+            sent,
+            failed: failures.values().sum(),
+            failures,
+            contended_from_s: self.contended_from_s,
+            seconds_above_limit: self.above,
+            latency: latency.iter().map(|(name, h)| (name.clone(), summary(h))).collect(),
+            slow,
+            migrations: status.migrations.iter().map(|m| self.moved(m, status)).collect(),
+        }
+    }
+
+    fn moved(&self, found: &MigrationStatus, status: &Status) -> Moved {
+        let migration = &found.migration;
+        let id = migration.id.to_string();
+        let lead = status
+            .plans
+            .iter()
+            .find(|plan| plan.id == migration.plan)
+            .and_then(|plan| plan.decision.contention.first())
+            .map_or(0.0, |contention| contention.ahead_ms as f64 / 1_000.0);
+        let phases = migration
+            .history
+            .windows(2)
+            .map(|pair| {
+                let name = match pair[0].phase {
+                    Phase::Ramping { stage } => format!("ramping {}", stage + 1),
+                    other => other.name().to_owned(),
+                };
+                (name, pair[1].at.since(pair[0].at) as f64 / 1_000.0)
+            })
+            .collect();
+        let stages = self.stages.get(&id).map_or(&[][..], Vec::as_slice);
+        let splits = stages
+            .windows(2)
+            .map(|pair| {
+                let shadow = pair[1].shadow.saturating_sub(pair[0].shadow) as f64;
+                let original = pair[1].original.saturating_sub(pair[0].original) as f64;
+                let observed = 100.0 * shadow / (shadow + original).max(1.0);
+                (f64::from(pair[1].asked_bp) / 100.0, observed)
+            })
+            .collect();
+        Moved {
+            what: format!(
+                "{} from {} to {}",
+                migration.instance, migration.original.host, migration.target
+            ),
+            outcome: migration.phase.name().to_owned(),
+            failure: migration.failure.clone(),
+            decided_at_s: self.began_at.get(&id).copied().unwrap_or(0.0),
+            lead_s: lead,
+            phases,
+            splits,
+            shadow: self.sides.get(&id).copied().unwrap_or_default(),
+            id,
+        }
+    }
+}
+
+impl Report {
+    /// The table as text.
+    pub fn text(&self) -> String {
+        let mut text = format!("\nPolicy {:?}\n", self.policy);
+        let _ = writeln!(text, "  requests sent {:>8}   failed {}", self.sent, self.failed);
+        for (reason, count) in &self.failures {
+            let _ = writeln!(text, "    failed: {reason} {count}");
+        }
+        if let Some(from) = self.contended_from_s {
+            let _ = writeln!(text, "  contention without a move begins at {from} s");
+        }
+        let _ = writeln!(
+            text,
+            "  time above the limit {:.0} s   requests slower than 128 ms: {}",
+            self.seconds_above_limit, self.slow
+        );
+        let _ = writeln!(text, "  {:<8} {:>9} {:>9} {:>9}", "phase", "requests", "p50 ms", "p99 ms");
+        for name in ["before", "during", "after", "all"] {
+            if let Some(latency) = self.latency.get(name) {
+                let _ = writeln!(
+                    text,
+                    "  {name:<8} {:>9} {:>9.1} {:>9.1}",
+                    latency.requests, latency.p50_ms, latency.p99_ms
+                );
+            }
+        }
+        for moved in &self.migrations {
+            let _ = writeln!(
+                text,
+                "  {}: {}, {}, decided at {:.0} s, {:.0} s ahead",
+                moved.id, moved.what, moved.outcome, moved.decided_at_s, moved.lead_s
+            );
+            if let Some(failure) = &moved.failure {
+                let _ = writeln!(text, "    because {failure}");
+            }
+            let phases: Vec<_> =
+                moved.phases.iter().map(|(name, took)| format!("{name} {took:.1} s")).collect();
+            let _ = writeln!(text, "    {}", phases.join(", "));
+            let splits: Vec<_> = moved
+                .splits
+                .iter()
+                .map(|(asked, observed)| format!("{asked:.0} % asked, {observed:.1} % observed"))
+                .collect();
+            let _ = writeln!(text, "    split: {}", splits.join("; "));
+            let _ = writeln!(
+                text,
+                "    shadow answered {} requests (copies included), {} failed",
+                moved.shadow.0, moved.shadow.1
+            );
+        }
+        text
+    }
+}
+
+/// One table over all policies.
+pub fn comparison(reports: &[Report]) -> String {
+    let mut text = format!(
+        "\n{:<12} {:>8} {:>7} {:>9} {:>9} {:>10} {:>14}  {}\n",
+        "policy", "sent", "failed", "p50 ms", "p99 ms", "> 128 ms", "above limit s", "moved"
+    );
+    for report in reports {
+        let all = report.latency.get("all");
+        let moved: Vec<_> = report
+            .migrations
+            .iter()
+            .map(|m| format!("{} at {:.0} s ({})", m.what, m.decided_at_s, m.outcome))
+            .collect();
+        let _ = writeln!(
+            text,
+            "{:<12} {:>8} {:>7} {:>9.1} {:>9.1} {:>10} {:>14.0}  {}",
+            format!("{:?}", report.policy).to_lowercase(),
+            report.sent,
+            report.failed,
+            all.map_or(0.0, |a| a.p50_ms),
+            all.map_or(0.0, |a| a.p99_ms),
+            report.slow,
+            report.seconds_above_limit,
+            if moved.is_empty() { "-".to_owned() } else { moved.join(", ") }
+        );
+    }
+    text
+}

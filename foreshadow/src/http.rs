@@ -1,0 +1,103 @@
+//! The web page and the control API, for people and scripts on this machine.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use domain::MigrationId;
+use migrator::{Migrator, Settings};
+use store::{Clock, SharedStore};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Failure;
+use crate::status;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Api {
+    /// The store.
+    pub store: SharedStore,
+    /// The settings the system runs with.
+    pub settings: Arc<Settings>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The migrator, for aborts.
+    pub migrator: Arc<Migrator>,
+}
+
+/// Serves the page and the API until cancelled. Gives the address it listens on.
+///
+/// # Errors
+/// [`Failure::Unavailable`] when the address is in use.
+pub async fn serve(
+    api: Api,
+    listen: SocketAddr,
+    cancel: CancellationToken,
+) -> Result<SocketAddr, Failure> {
+    let listener = TcpListener::bind(listen).await.map_err(Failure::unavailable(&format!(
+        "serve the page on {listen} (choose another with --page)"
+    )))?;
+    let address = listener.local_addr().map_err(Failure::failed("read the page's address"))?;
+    let app = Router::new()
+        .route("/", get(|| async { Html(include_str!("page.html")) }))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/api/status", get(get_status))
+        .route("/api/migrations/{id}/log", get(get_log))
+        .route("/api/migrations/{id}/abort", post(abort))
+        .with_state(api);
+    tokio::spawn(async move {
+        let shutdown = async move { cancel.cancelled().await };
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(shutdown).await {
+            tracing::warn!(%error, "the page is no longer served");
+        }
+    });
+    Ok(address)
+}
+
+fn unavailable(error: &dyn std::fmt::Display) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
+}
+
+async fn get_status(State(api): State<Api>) -> Response {
+    match status::read(&*api.store, &api.settings, api.clock.now()).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+async fn get_log(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    let id = match MigrationId::new(id) {
+        Ok(id) => id,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
+    match api.store.read_log(&migrator::saga::log_name(&id), 0, 10_000).await {
+        Ok(entries) if entries.is_empty() => {
+            (StatusCode::NOT_FOUND, format!("migration {id} is unknown")).into_response()
+        }
+        Ok(entries) => {
+            let lines: Vec<serde_json::Value> = entries
+                .iter()
+                .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
+                .collect();
+            Json(lines).into_response()
+        }
+        Err(error) => unavailable(&error),
+    }
+}
+
+async fn abort(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    match MigrationId::new(id) {
+        Ok(id) if api.migrator.abort(&id, "an operator asked for it") => {
+            (StatusCode::ACCEPTED, format!("migration {id} is asked to roll back")).into_response()
+        }
+        Ok(id) => {
+            (StatusCode::NOT_FOUND, format!("migration {id} is not running here")).into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}
