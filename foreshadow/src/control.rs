@@ -70,7 +70,6 @@ impl ControlPlane {
 
         let forecasting = ForecasterConfig {
             step_ms: config.step_ms,
-            history_dir: Some(config.data.join("history")),
             ..ForecasterConfig::default()
         };
         let forecaster = Forecaster::start(forecasting, Arc::clone(&store), Arc::clone(&clock))

@@ -41,7 +41,10 @@ impl World {
         let mut config = ProcessConfig::new(root.path());
         config.grace = Duration::from_secs(2);
         change(&mut config);
-        Self { driver: ProcessDriver::open(config).unwrap(), root }
+        Self {
+            driver: ProcessDriver::open(config).unwrap(),
+            root,
+        }
     }
 
     fn reopen(&mut self) {
@@ -85,7 +88,12 @@ impl Drop for World {
 fn host(name: &str) -> Host {
     Host {
         id: HostId::new(name).unwrap(),
-        capacity: Resources { cpu: Some(1_000.0), memory: Some(1e9), net_rx: None, net_tx: None },
+        capacity: Resources {
+            cpu: Some(1_000.0),
+            memory: Some(1e9),
+            net_rx: None,
+            net_tx: None,
+        },
         cpus: vec![0],
         labels: BTreeMap::new(),
         isolation: None,
@@ -94,7 +102,13 @@ fn host(name: &str) -> Host {
 
 fn spec(name: &str) -> InstanceSpec {
     let program = std::env::current_exe().unwrap().display().to_string();
-    let argv = [&program, "--exact", "serve_as_an_instance", "--ignored", "--nocapture"];
+    let argv = [
+        &program,
+        "--exact",
+        "serve_as_an_instance",
+        "--ignored",
+        "--nocapture",
+    ];
     InstanceSpec {
         id: InstanceId::new(name).unwrap(),
         service: ServiceId::new("svc").unwrap(),
@@ -119,7 +133,10 @@ fn spec(name: &str) -> InstanceSpec {
 }
 
 fn without_hooks(name: &str) -> InstanceSpec {
-    InstanceSpec { hooks: Hooks::default(), ..spec(name) }
+    InstanceSpec {
+        hooks: Hooks::default(),
+        ..spec(name)
+    }
 }
 
 fn op(migration: &str, op: &str) -> OpContext {
@@ -177,16 +194,28 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 async fn get(replica: &Replica, path: &str) -> serde_json::Value {
     let endpoint = replica.endpoint.0;
     let path = path.to_owned();
-    let body = tokio::task::spawn_blocking(move || service::get(endpoint, &path)).await.unwrap();
+    let body = tokio::task::spawn_blocking(move || service::get(endpoint, &path))
+        .await
+        .unwrap();
     serde_json::from_str(&body).unwrap_or(serde_json::Value::Null)
 }
 
 /// Prepared, synced twice and forked.
 async fn forked(world: &World, instance: &Instance, migration: &str) -> Replica {
     let driver = &world.driver;
-    driver.prepare_shadow(&op(migration, "1"), instance, &host("b")).await.unwrap();
-    driver.sync_round(&op(migration, "2"), instance).await.unwrap();
-    driver.fork(&op(migration, "4"), instance, &host("b")).await.unwrap().replica
+    driver
+        .prepare_shadow(&op(migration, "1"), instance, &host("b"))
+        .await
+        .unwrap();
+    driver
+        .sync_round(&op(migration, "2"), instance)
+        .await
+        .unwrap();
+    driver
+        .fork(&op(migration, "4"), instance, &host("b"))
+        .await
+        .unwrap()
+        .replica
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,10 +237,18 @@ async fn an_instance_starts_answers_is_measured_and_ends() {
     .await;
     assert!(reading.unwrap().demand.memory.unwrap() > 100_000.0);
 
-    world.driver.terminate(&op("m1", "9"), replica, &proof()).await.unwrap();
+    world
+        .driver
+        .terminate(&op("m1", "9"), replica, &proof())
+        .await
+        .unwrap();
     assert!(!runs(pid(replica)));
     assert!(!world.folder("web").exists());
-    world.driver.terminate(&op("m1", "9"), replica, &proof()).await.unwrap();
+    world
+        .driver
+        .terminate(&op("m1", "9"), replica, &proof())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,9 +276,19 @@ async fn a_program_that_does_not_exist_is_named_and_leaves_nothing() {
 async fn a_program_that_ends_at_once_is_told_with_its_last_words() {
     let world = World::new();
     let mut quitter = spec("web");
-    quitter.argv = ["sh", "-c", "echo no such table; exit 3"].map(str::to_owned).to_vec();
-    let error = world.driver.start(&quitter, &host("a")).await.unwrap_err().to_string();
-    assert!(error.contains("exit status: 3") && error.contains("no such table"), "{error}");
+    quitter.argv = ["sh", "-c", "echo no such table; exit 3"]
+        .map(str::to_owned)
+        .to_vec();
+    let error = world
+        .driver
+        .start(&quitter, &host("a"))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("exit status: 3") && error.contains("no such table"),
+        "{error}"
+    );
     assert!(!world.folder("web").exists());
 }
 
@@ -253,12 +300,19 @@ async fn the_second_round_copies_only_what_changed() {
     let state = world.folder("web").join("state").join("big");
     std::fs::write(&state, vec![3; 40 * 65_536]).unwrap();
     let driver = &world.driver;
-    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    driver
+        .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+        .await
+        .unwrap();
     let first = driver.sync_round(&op("m1", "2"), &instance).await.unwrap();
     assert!(first.copied_bytes >= 40 * 65_536, "{first:?}");
     change_block(&state, 7);
     let second = driver.sync_round(&op("m1", "3"), &instance).await.unwrap();
-    assert_eq!((second.copied_bytes, second.lag_bytes), (65_536, 0), "{second:?}");
+    assert_eq!(
+        (second.copied_bytes, second.lag_bytes),
+        (65_536, 0),
+        "{second:?}"
+    );
     assert_eq!(second.total_bytes, first.total_bytes);
     driver.cleanup_all().await.unwrap();
 }
@@ -274,9 +328,14 @@ async fn a_fork_under_writes_makes_an_exact_replica_that_passes_verification() {
     let world = World::new();
     let instance = world.instance(&spec("web")).await;
     let driver = &world.driver;
-    let endpoint =
-        driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
-    let fork = driver.fork(&op("m1", "4"), &instance, &host("b")).await.unwrap();
+    let endpoint = driver
+        .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+        .await
+        .unwrap();
+    let fork = driver
+        .fork(&op("m1", "4"), &instance, &host("b"))
+        .await
+        .unwrap();
     assert_eq!(fork.replica.endpoint, endpoint);
     assert_eq!(fork.replica.host, HostId::new("b").unwrap());
     assert!(fork.paused < Duration::from_secs(1), "{:?}", fork.paused);
@@ -284,25 +343,48 @@ async fn a_fork_under_writes_makes_an_exact_replica_that_passes_verification() {
 
     let shadow = &fork.replica;
     assert_eq!(get(shadow, "/whoami").await["role"], "shadow");
-    driver.reidentify(&op("m1", "5"), &instance, shadow).await.unwrap();
+    driver
+        .reidentify(&op("m1", "5"), &instance, shadow)
+        .await
+        .unwrap();
     let who = get(shadow, "/whoami").await;
     assert_eq!(who["identity"], "web~m1");
     assert_eq!(who["seed"].as_str().unwrap().len(), 64);
-    let verified = driver.verify(&op("m1", "6"), &instance, shadow).await.unwrap();
+    let verified = driver
+        .verify(&op("m1", "6"), &instance, shadow)
+        .await
+        .unwrap();
     assert_eq!(verified.checks.len(), 3, "{verified:?}");
-    assert!(verified.checks[2].starts_with("state: equal at position"), "{verified:?}");
+    assert!(
+        verified.checks[2].starts_with("state: equal at position"),
+        "{verified:?}"
+    );
 
     // The original went on, and the shadow has become the instance: it can be moved again.
-    let before = get(&instance.replica, "/state").await["position"].as_u64().unwrap();
+    let before = get(&instance.replica, "/state").await["position"]
+        .as_u64()
+        .unwrap();
     until("the original writes again", async || {
-        get(&instance.replica, "/state").await["position"].as_u64().unwrap() > before
+        get(&instance.replica, "/state").await["position"]
+            .as_u64()
+            .unwrap()
+            > before
     })
     .await;
-    driver.terminate(&op("m1", "9"), &instance.replica, &proof()).await.unwrap();
-    let moved = Instance { replica: shadow.clone(), ..instance.clone() };
+    driver
+        .terminate(&op("m1", "9"), &instance.replica, &proof())
+        .await
+        .unwrap();
+    let moved = Instance {
+        replica: shadow.clone(),
+        ..instance.clone()
+    };
     assert_eq!(world.instance(&instance.spec).await.replica, *shadow);
     let third = forked(&world, &moved, "m2").await;
-    driver.terminate(&op("m2", "9"), shadow, &proof()).await.unwrap();
+    driver
+        .terminate(&op("m2", "9"), shadow, &proof())
+        .await
+        .unwrap();
     assert!(!runs(pid(shadow)) && runs(pid(&third)));
     driver.cleanup_all().await.unwrap();
     assert!(!runs(pid(&third)));
@@ -314,7 +396,11 @@ async fn a_damaged_shadow_does_not_pass_verification() {
     let instance = world.instance(&spec("web")).await;
     let shadow = forked(&world, &instance, "m1").await;
     get(&shadow, "/damage").await;
-    let error = world.driver.verify(&op("m1", "6"), &instance, &shadow).await.unwrap_err();
+    let error = world
+        .driver
+        .verify(&op("m1", "6"), &instance, &shadow)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("state at"), "{error}");
     world.driver.cleanup_all().await.unwrap();
 }
@@ -324,9 +410,20 @@ async fn without_hooks_the_original_is_stopped_for_the_copy_and_goes_on() {
     let world = World::new();
     let instance = world.instance(&without_hooks("web")).await;
     let shadow = forked(&world, &instance, "m1").await;
-    world.driver.reidentify(&op("m1", "5"), &instance, &shadow).await.unwrap();
-    let verified = world.driver.verify(&op("m1", "6"), &instance, &shadow).await.unwrap();
-    assert!(verified.checks[2].contains("without a state hook"), "{verified:?}");
+    world
+        .driver
+        .reidentify(&op("m1", "5"), &instance, &shadow)
+        .await
+        .unwrap();
+    let verified = world
+        .driver
+        .verify(&op("m1", "6"), &instance, &shadow)
+        .await
+        .unwrap();
+    assert!(
+        verified.checks[2].contains("without a state hook"),
+        "{verified:?}"
+    );
     assert_eq!(get(&instance.replica, "/whoami").await["role"], "original");
     world.driver.cleanup_all().await.unwrap();
 }
@@ -340,17 +437,25 @@ async fn a_copy_that_takes_too_long_does_not_hold_the_original() {
     let file = std::fs::File::create(world.folder("web").join("state").join("large")).unwrap();
     file.set_len(600 << 20).unwrap();
     let driver = Arc::clone(&world.driver);
-    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    driver
+        .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+        .await
+        .unwrap();
     let fork = tokio::spawn({
         let (driver, instance) = (Arc::clone(&driver), instance.clone());
         async move { driver.fork(&op("m1", "4"), &instance, &host("b")).await }
     });
     let error = fork.await.unwrap().unwrap_err();
-    assert!(error.may_retry() && error.to_string().contains("within 20 ms"), "{error}");
+    assert!(
+        error.may_retry() && error.to_string().contains("within 20 ms"),
+        "{error}"
+    );
     let state = std::fs::read_to_string(format!("/proc/{}/stat", pid(&instance.replica))).unwrap();
     assert!(!state.contains(") T "), "{state}");
     assert_eq!(get(&instance.replica, "/whoami").await["role"], "original");
-    let longest = get(&instance.replica, "/longest-gap").await["ms"].as_u64().unwrap();
+    let longest = get(&instance.replica, "/longest-gap").await["ms"]
+        .as_u64()
+        .unwrap();
     assert!(longest < 1_000, "the original was at rest for {longest} ms");
     driver.cleanup_all().await.unwrap();
 }
@@ -362,7 +467,10 @@ async fn an_original_goes_on_when_the_caller_is_dropped_in_the_middle_of_a_fork(
     let file = std::fs::File::create(world.folder("web").join("state").join("large")).unwrap();
     file.set_len(600 << 20).unwrap();
     let driver = Arc::clone(&world.driver);
-    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    driver
+        .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+        .await
+        .unwrap();
     let fork = tokio::spawn({
         let (driver, instance) = (Arc::clone(&driver), instance.clone());
         async move { driver.fork(&op("m1", "4"), &instance, &host("b")).await }
@@ -377,6 +485,48 @@ async fn an_original_goes_on_when_the_caller_is_dropped_in_the_middle_of_a_fork(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_original_goes_on_by_itself_when_the_driver_is_killed_in_the_middle_of_a_fork() {
+    let world = World::new();
+    let instance = world.instance(&without_hooks("web")).await;
+    let file = std::fs::File::create(world.folder("web").join("state").join("large")).unwrap();
+    file.set_len(2 << 30).unwrap();
+    let mut driver = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "fork_as_a_driver", "--ignored", "--nocapture"])
+        .env("DRIVER_ROOT", world.root.path())
+        .env("DRIVER_INSTANCE", serde_json::to_string(&instance).unwrap())
+        .spawn()
+        .unwrap();
+    let stat = format!("/proc/{}/stat", pid(&instance.replica));
+    let rests = || std::fs::read_to_string(&stat).unwrap().contains(") T ");
+    until("the original rests", async || rests()).await;
+    driver.kill().unwrap();
+    driver.wait().unwrap();
+    // Nobody opens a driver again: the watchdog does it.
+    until("the original goes on", async || !rests()).await;
+    world.driver.cleanup_all().await.unwrap();
+}
+
+/// Not a test: a driver in a process of its own, to be killed.
+#[test]
+#[ignore = "another test starts it as a process"]
+fn fork_as_a_driver() {
+    let Ok(root) = std::env::var("DRIVER_ROOT") else {
+        return;
+    };
+    let instance: Instance =
+        serde_json::from_str(&std::env::var("DRIVER_INSTANCE").unwrap()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let driver = ProcessDriver::open(ProcessConfig::new(root)).unwrap();
+        driver
+            .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+            .await
+            .unwrap();
+        let _killed_or_late = driver.fork(&op("m1", "4"), &instance, &host("b")).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_original_left_at_rest_by_a_dead_driver_goes_on_when_the_next_one_opens() {
     let mut world = World::new();
     let instance = world.instance(&without_hooks("web")).await;
@@ -387,7 +537,11 @@ async fn an_original_left_at_rest_by_a_dead_driver_goes_on_when_the_next_one_ope
     rustix::process::kill_process(number, rustix::process::Signal::STOP).unwrap();
     world.reopen();
     assert_eq!(get(&instance.replica, "/whoami").await["role"], "original");
-    assert!(std::fs::read_to_string(&file).unwrap().contains("\"running\""));
+    assert!(
+        std::fs::read_to_string(&file)
+            .unwrap()
+            .contains("\"running\"")
+    );
     world.driver.cleanup_all().await.unwrap();
 }
 
@@ -396,18 +550,38 @@ async fn repeating_a_fork_gives_the_same_shadow_and_replaces_a_dead_one() {
     let mut world = World::new();
     let instance = world.instance(&spec("web")).await;
     let ctx = op("m1", "4");
-    world.driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
-    let first = world.driver.fork(&ctx, &instance, &host("b")).await.unwrap();
+    world
+        .driver
+        .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+        .await
+        .unwrap();
+    let first = world
+        .driver
+        .fork(&ctx, &instance, &host("b"))
+        .await
+        .unwrap();
     world.reopen();
-    let again = world.driver.fork(&ctx, &instance, &host("b")).await.unwrap();
+    let again = world
+        .driver
+        .fork(&ctx, &instance, &host("b"))
+        .await
+        .unwrap();
     assert_eq!(first, again);
 
     let number = rustix::process::Pid::from_raw(pid(&first.replica)).unwrap();
     rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
     until("the shadow is gone", async || !runs(pid(&first.replica))).await;
-    let second = world.driver.fork(&ctx, &instance, &host("b")).await.unwrap();
+    let second = world
+        .driver
+        .fork(&ctx, &instance, &host("b"))
+        .await
+        .unwrap();
     assert_ne!(second.replica.handle, first.replica.handle);
-    world.driver.verify(&op("m1", "6"), &instance, &second.replica).await.unwrap();
+    world
+        .driver
+        .verify(&op("m1", "6"), &instance, &second.replica)
+        .await
+        .unwrap();
     world.driver.cleanup_all().await.unwrap();
 }
 
@@ -417,7 +591,10 @@ async fn destroying_a_shadow_leaves_nothing_of_it_at_any_stage() {
     let instance = world.instance(&spec("web")).await;
     let driver = &world.driver;
     driver.destroy_shadow(&op("m1", "7")).await.unwrap();
-    driver.prepare_shadow(&op("m1", "1"), &instance, &host("b")).await.unwrap();
+    driver
+        .prepare_shadow(&op("m1", "1"), &instance, &host("b"))
+        .await
+        .unwrap();
     driver.destroy_shadow(&op("m1", "7")).await.unwrap();
     assert!(!world.folder("m1").exists());
 
@@ -462,8 +639,10 @@ async fn a_new_driver_adopts_what_the_last_one_started() {
 async fn a_recycled_process_id_is_not_killed() {
     let world = World::new();
     let instance = world.instance(&spec("web")).await;
-    let mut bystander =
-        std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
+    let mut bystander = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .expect("sleep exists");
     let file = world.folder("web").join("replica.json");
     let mut record: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
@@ -471,10 +650,15 @@ async fn a_recycled_process_id_is_not_killed() {
     std::fs::write(&file, record.to_string()).unwrap();
     assert_eq!(world.driver.find_by_tag("web").await.unwrap(), None);
     let (_, started) = instance.replica.handle.split_once('@').unwrap();
-    let recycled =
-        Replica { handle: format!("{}@{started}", bystander.id()), ..instance.replica.clone() };
+    let recycled = Replica {
+        handle: format!("{}@{started}", bystander.id()),
+        ..instance.replica.clone()
+    };
     world.driver.stop(&recycled).await.unwrap();
-    assert!(bystander.try_wait().unwrap().is_none(), "the bystander was killed");
+    assert!(
+        bystander.try_wait().unwrap().is_none(),
+        "the bystander was killed"
+    );
     // The real one is found by its mark.
     assert!(!runs(pid(&instance.replica)));
     bystander.kill().unwrap();
@@ -485,14 +669,31 @@ async fn a_recycled_process_id_is_not_killed() {
 async fn a_stale_leader_is_refused_also_after_the_driver_was_opened_anew() {
     let mut world = World::new();
     let instance = world.instance(&spec("web")).await;
-    let newer = OpContext { epoch: Epoch(5), ..op("m1", "1") };
-    world.driver.prepare_shadow(&newer, &instance, &host("b")).await.unwrap();
+    let newer = OpContext {
+        epoch: Epoch(5),
+        ..op("m1", "1")
+    };
+    world
+        .driver
+        .prepare_shadow(&newer, &instance, &host("b"))
+        .await
+        .unwrap();
     world.reopen();
-    let stale = OpContext { epoch: Epoch(4), ..op("m1", "7") };
+    let stale = OpContext {
+        epoch: Epoch(4),
+        ..op("m1", "7")
+    };
     let error = world.driver.destroy_shadow(&stale).await.unwrap_err();
-    assert!(matches!(error, DriverError::Fenced { seen: Epoch(5), .. }), "{error}");
+    assert!(
+        matches!(error, DriverError::Fenced { seen: Epoch(5), .. }),
+        "{error}"
+    );
     assert!(world.folder("m1").exists());
-    let error = world.driver.terminate(&stale, &instance.replica, &proof()).await.unwrap_err();
+    let error = world
+        .driver
+        .terminate(&stale, &instance.replica, &proof())
+        .await
+        .unwrap_err();
     assert!(matches!(error, DriverError::Fenced { .. }) && runs(pid(&instance.replica)));
     world.driver.cleanup_all().await.unwrap();
 }
@@ -510,7 +711,10 @@ async fn instances_of_a_host_use_its_processors_and_no_more_than_its_capacity() 
         let burnt = get(&replica, "/burn?ms=300").await["ms"].as_u64().unwrap();
         assert!(burnt >= 300);
         let took = began.elapsed();
-        assert!(took > Duration::from_millis(900), "300 ms at 200 millicores took {took:?}");
+        assert!(
+            took > Duration::from_millis(900),
+            "300 ms at 200 millicores took {took:?}"
+        );
     }
     world.driver.cleanup_all().await.unwrap();
 }
@@ -529,8 +733,10 @@ async fn without_control_groups_capacity_is_not_claimed() {
 #[test]
 #[ignore = "the other tests start it as a process"]
 fn serve_as_an_instance() {
-    if let (Ok(port), Ok(state)) = (std::env::var("SERVICE_PORT"), std::env::var("SERVICE_STATE"))
-    {
+    if let (Ok(port), Ok(state)) = (
+        std::env::var("SERVICE_PORT"),
+        std::env::var("SERVICE_STATE"),
+    ) {
         service::serve(port.parse().unwrap(), Path::new(&state));
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::cli::{DemoOptions, Output, PolicyName};
 use crate::control::ControlPlane;
 use crate::error::Failure;
-use crate::load::{LoadGenerator, StreamSpec};
+use crate::load::{After, Arrivals, LoadGenerator, LoadSettings, RateCurve, StreamSpec};
 use crate::status::{self, Status};
 use planes::Plane;
 use report::Report;
@@ -175,24 +175,28 @@ async fn with_planes(
 }
 
 /// The load of every instance, shared between the data planes.
-fn streams(scenario: &Scenario, planes: &[Plane]) -> Vec<StreamSpec> {
+fn streams(scenario: &Scenario, planes: &[Plane]) -> Result<Vec<StreamSpec>, Failure> {
     let mut streams = Vec::new();
+    let step = Duration::from_millis(scenario::STEP_MS);
     for name in Scenario::instances() {
         let per_request = scenario::WORK_US as f64 / 1_000.0;
         let share = per_request * planes.len() as f64;
         let rates: Vec<f64> = scenario.live(name).into_iter().map(|cpu| cpu / share).collect();
+        let curve = RateCurve::new(rates, step, After::Stop)
+            .map_err(Failure::failed("make load from the trace"))?;
         for plane in planes {
-            streams.push(StreamSpec {
-                name: format!("{}/{name}", plane.name),
-                proxy: plane.listen,
-                authority: format!("svc-{name}"),
-                path: "/work".to_owned(),
-                rates: rates.clone(),
-                step: Duration::from_millis(scenario::STEP_MS),
-            });
+            let mut stream = StreamSpec::get(
+                format!("{}/{name}", plane.name),
+                plane.listen,
+                format!("svc-{name}"),
+                "/work",
+                curve.clone(),
+            );
+            stream.arrivals = Arrivals::Jittered;
+            streams.push(stream);
         }
     }
-    streams
+    Ok(streams)
 }
 
 async fn drive(
@@ -205,7 +209,9 @@ async fn drive(
 ) -> Result<Report, Failure> {
     let contended = scenario.contended_from();
     let began = Instant::now();
-    let load = LoadGenerator::start(streams(scenario, planes), options.seed);
+    let making = LoadSettings { seed: options.seed, max_in_flight: 2_048, ..LoadSettings::default() };
+    let load = LoadGenerator::start(making, "before", streams(scenario, planes)?)
+        .map_err(Failure::failed("make load"))?;
     let mut watching = report::Watching::new(policy, contended);
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     let settings = crate::demo::scenario_settings(scenario, policy)?;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use domain::{LatencyHistogram, Phase, Policy};
 use serde::Serialize;
 
-use crate::load::LoadSnapshot;
+use crate::load::LoadReport;
 use crate::status::{MigrationStatus, Status};
 
 /// The closing table.
@@ -186,19 +186,25 @@ impl Watching {
     }
 
     /// The closing table.
-    pub fn report(&self, load: &LoadSnapshot, status: &Status) -> Report {
+    pub fn report(&self, load: &LoadReport, status: &Status) -> Report {
         let mut latency: BTreeMap<String, LatencyHistogram> = BTreeMap::new();
         let mut all = LatencyHistogram::default();
-        let (mut sent, mut failures) = (0, BTreeMap::new());
-        for stream in load.streams.values() {
-            sent += stream.sent;
-            for (reason, count) in &stream.failed {
-                *failures.entry(reason.clone()).or_insert(0) += count;
+        let (mut sent, mut failures) = (0, BTreeMap::<String, u64>::new());
+        for (phase, counts) in load.streams.values().flat_map(|stream| &stream.phases) {
+            sent += counts.sent;
+            for (reason, count) in [
+                ("status", counts.failed.status),
+                ("connect", counts.failed.connect),
+                ("timeout", counts.failed.timeout),
+                ("reset", counts.failed.reset),
+                ("shed by the generator", counts.shed),
+            ] {
+                if count > 0 {
+                    *failures.entry(reason.to_owned()).or_insert(0) += count;
+                }
             }
-            for (phase, histogram) in &stream.latency {
-                latency.entry(phase.clone()).or_default().merge(histogram);
-                all.merge(histogram);
-            }
+            latency.entry(phase.clone()).or_default().merge(&counts.latency);
+            all.merge(&counts.latency);
         }
         let slow = all.slower_than(128_000);
         latency.insert("all".to_owned(), all);

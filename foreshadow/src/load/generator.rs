@@ -31,7 +31,11 @@ pub struct LoadSettings {
 
 impl Default for LoadSettings {
     fn default() -> Self {
-        Self { seed: 1, max_in_flight: 512, timeout: Duration::from_secs(10) }
+        Self {
+            seed: 1,
+            max_in_flight: 512,
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -99,12 +103,25 @@ impl LoadGenerator {
             report: Mutex::default(),
             requests: TaskTracker::new(),
         });
-        let this = Self { shared, streams: TaskTracker::new(), stop: CancellationToken::new() };
+        let this = Self {
+            shared,
+            streams: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
         let began = Instant::now();
         for (number, spec) in (0_u64..).zip(streams) {
             // Streams are independent of each other, and of how many there are.
-            let seed = settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(number);
-            this.streams.spawn(run(Arc::clone(&this.shared), this.stop.clone(), spec, seed, began));
+            let seed = settings
+                .seed
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .wrapping_add(number);
+            this.streams.spawn(run(
+                Arc::clone(&this.shared),
+                this.stop.clone(),
+                spec,
+                seed,
+                began,
+            ));
         }
         this.streams.close();
         Ok(this)
@@ -112,12 +129,20 @@ impl LoadGenerator {
 
     /// From now on, requests belong to this phase.
     pub fn set_phase(&self, phase: &str) {
-        *self.shared.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase.into();
+        *self
+            .shared
+            .phase
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = phase.into();
     }
 
     /// What has come of it so far.
     pub fn snapshot(&self) -> LoadReport {
-        self.shared.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until every stream has come to its end (curves that stop).
@@ -144,7 +169,10 @@ fn check(streams: &[StreamSpec]) -> Result<(), LoadError> {
         }
         if let Err(error) = spec.request(&mut StdRng::seed_from_u64(0)) {
             let reason = error.to_string();
-            return Err(LoadError::Request { stream: spec.name.clone(), reason });
+            return Err(LoadError::Request {
+                stream: spec.name.clone(),
+                reason,
+            });
         }
     }
     Ok(())
@@ -180,7 +208,9 @@ async fn run(
         }
         // Also when late, where the sleep above does not wait: others must get their turn.
         let phase = shared.phase();
-        let Ok(request) = spec.request(&mut random) else { continue };
+        let Ok(request) = spec.request(&mut random) else {
+            continue;
+        };
         let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
             shared.note(&spec.name, &phase, |report| report.shed += 1);
             tokio::task::yield_now().await;

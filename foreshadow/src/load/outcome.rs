@@ -51,7 +51,12 @@ pub(super) async fn send(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Outcome {
-    let failed = |ended| Outcome { ended, status: None, replica: None, instance: None };
+    let failed = |ended| Outcome {
+        ended,
+        status: None,
+        replica: None,
+        instance: None,
+    };
     let exchange = async {
         let response = match client.request(request).await {
             Ok(response) => response,
@@ -61,13 +66,23 @@ pub(super) async fn send(
         let status = response.status().as_u16();
         let replica = text(response.headers(), "x-replica");
         let instance = text(response.headers(), "x-instance");
-        let whole = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.is_ok();
+        let whole = Limited::new(response.into_body(), LARGEST_ANSWER)
+            .collect()
+            .await
+            .is_ok();
         let ended = match (whole, status) {
             (false, _) => Ended::Reset,
             (true, 500..) => Ended::Refused,
             (true, _) => Ended::Answered,
         };
-        Outcome { ended, status: Some(status), replica, instance }
+        Outcome {
+            ended,
+            status: Some(status),
+            replica,
+            instance,
+        }
     };
-    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| failed(Ended::TimedOut))
+    tokio::time::timeout(limit, exchange)
+        .await
+        .unwrap_or_else(|_| failed(Ended::TimedOut))
 }

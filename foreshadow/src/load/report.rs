@@ -57,7 +57,9 @@ pub struct PhaseReport {
 fn count(labels: &mut BTreeMap<String, u64>, label: Option<String>) {
     let Some(label) = label else { return };
     let is_room = labels.len() < LABELS || labels.contains_key(&label);
-    *labels.entry(if is_room { label } else { OTHERS.to_owned() }).or_default() += 1;
+    *labels
+        .entry(if is_room { label } else { OTHERS.to_owned() })
+        .or_default() += 1;
 }
 
 fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, u64>, other: &BTreeMap<K, u64>) {
@@ -131,14 +133,19 @@ impl LoadReport {
     /// All streams and phases together.
     pub fn total(&self) -> PhaseReport {
         let mut sum = PhaseReport::default();
-        self.streams.values().for_each(|stream| sum.merge(&stream.total()));
+        self.streams
+            .values()
+            .for_each(|stream| sum.merge(&stream.total()));
         sum
     }
 
     /// All streams in one phase.
     pub fn phase(&self, label: &str) -> PhaseReport {
         let mut sum = PhaseReport::default();
-        let phases = self.streams.values().filter_map(|stream| stream.phases.get(label));
+        let phases = self
+            .streams
+            .values()
+            .filter_map(|stream| stream.phases.get(label));
         phases.for_each(|phase| sum.merge(phase));
         sum
     }

@@ -82,7 +82,11 @@ impl RateCurve {
             After::KeepLast => rates.last().is_some_and(|&rate| rate <= 0.0),
             After::StartOver => rates.iter().all(|&rate| rate <= 0.0),
         };
-        if is_silent { Err(RateError::NeverAgain) } else { Ok(Self { rates, step, after }) }
+        if is_silent {
+            Err(RateError::NeverAgain)
+        } else {
+            Ok(Self { rates, step, after })
+        }
     }
 
     /// One rate for good.
@@ -103,7 +107,11 @@ impl RateCurve {
         step: Duration,
         after: After,
     ) -> Result<Self, RateError> {
-        Self::new((0..steps).map(|index| rate(step * index)).collect(), step, after)
+        Self::new(
+            (0..steps).map(|index| rate(step * index)).collect(),
+            step,
+            after,
+        )
     }
 
     /// The rate in a step; `None` after the end.
@@ -135,7 +143,14 @@ impl Schedule {
     /// The schedule of a curve; the same for the same seed.
     pub fn new(curve: RateCurve, arrivals: Arrivals, seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { curve, arrivals, random, step: 0, within: 0.0, used: 1.0 }
+        Self {
+            curve,
+            arrivals,
+            random,
+            step: 0,
+            within: 0.0,
+            used: 1.0,
+        }
     }
 
     /// Expected requests until the next one.
@@ -199,7 +214,11 @@ mod tests {
     fn a_step_without_requests_has_none() {
         let curve = RateCurve::new(vec![20.0, 0.0, 20.0], second(), After::Stop).unwrap();
         let times: Vec<_> = Schedule::new(curve, Arrivals::Poisson, 3).collect();
-        assert!(times.iter().all(|time| !(1.0..2.0).contains(&time.as_secs_f64())));
+        assert!(
+            times
+                .iter()
+                .all(|time| !(1.0..2.0).contains(&time.as_secs_f64()))
+        );
         assert!(times.iter().any(|time| time.as_secs_f64() > 2.0));
     }
 
@@ -208,7 +227,9 @@ mod tests {
         for (after, expected) in [(After::StartOver, 3_000.0), (After::KeepLast, 1_020.0)] {
             let curve = RateCurve::new(vec![50.0, 10.0], second(), after).unwrap();
             let times = Schedule::new(curve, Arrivals::Jittered, 7);
-            let count = times.take_while(|time| *time < Duration::from_secs(100)).count();
+            let count = times
+                .take_while(|time| *time < Duration::from_secs(100))
+                .count();
             let error = (count as f64 - expected).abs();
             assert!(error <= 30.0, "{after:?}: {count}");
         }
@@ -217,7 +238,12 @@ mod tests {
     #[test]
     fn rates_that_are_none_are_refused_by_step() {
         let error = RateCurve::new(vec![1.0, -2.0], second(), After::Stop).unwrap_err();
-        assert!(error.to_string().starts_with("rate -2 in step 1 is out of range"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("rate -2 in step 1 is out of range"),
+            "{error}"
+        );
         assert!(RateCurve::new(vec![f64::NAN], second(), After::Stop).is_err());
         assert_eq!(RateCurve::constant(0.0), Err(RateError::NeverAgain));
     }

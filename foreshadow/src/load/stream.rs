@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use hyper::{Method, Request};
-use hyper::body::Bytes;
 use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Method, Request};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -70,7 +70,10 @@ impl StreamSpec {
     /// The next request.
     pub(super) fn request(&self, random: &mut StdRng) -> hyper::http::Result<Request<Full<Bytes>>> {
         let key = self.keys.as_ref().map(|keys| {
-            (format!("k{}", random.random_range(0..keys.count.max(1))), keys.header.as_ref())
+            (
+                format!("k{}", random.random_range(0..keys.count.max(1))),
+                keys.header.as_ref(),
+            )
         });
         let fill = |text: &str| match &key {
             Some((key, _)) => text.replace("{key}", key),

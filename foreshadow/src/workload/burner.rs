@@ -47,7 +47,11 @@ fn thread_time() -> Duration {
 fn burn(follower: &Follower, amount: Duration, number: u64) -> String {
     let began = thread_time();
     let mut block = [0; ROUND];
-    follower.index.read().unwrap_or_else(PoisonError::into_inner).sample(number, &mut block);
+    follower
+        .index
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .sample(number, &mut block);
     let mut hash = blake3::hash(&block);
     while thread_time().saturating_sub(began) < amount {
         block[..32].copy_from_slice(hash.as_bytes());
@@ -60,21 +64,27 @@ impl Burner {
     /// Starts the worker; it ends with the last `Burner`.
     pub(super) fn start(follower: Arc<Follower>) -> io::Result<Self> {
         let (queue, mut works) = mpsc::channel::<Work>(QUEUE);
-        std::thread::Builder::new().name("burner".to_owned()).spawn(move || {
-            while let Some(work) = works.blocking_recv() {
-                // Nobody waits for it any more: the client has gone.
-                if !work.done.is_closed() {
-                    let _gone = work.done.send(burn(&follower, work.amount, work.number));
+        std::thread::Builder::new()
+            .name("burner".to_owned())
+            .spawn(move || {
+                while let Some(work) = works.blocking_recv() {
+                    // Nobody waits for it any more: the client has gone.
+                    if !work.done.is_closed() {
+                        let _gone = work.done.send(burn(&follower, work.amount, work.number));
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { queue })
     }
 
     /// Burns `amount` of processor time, and gives the hash of what was worked on.
     pub(super) async fn burn(&self, amount: Duration, number: u64) -> Result<String, Overloaded> {
         let (done, answer) = oneshot::channel();
-        let work = Work { amount, number, done };
+        let work = Work {
+            amount,
+            number,
+            done,
+        };
         self.queue.try_send(work).map_err(|_| Overloaded)?;
         answer.await.map_err(|_| Overloaded)
     }

@@ -58,7 +58,10 @@ impl Faults {
 
     /// Counts a request and lets it meet the fault.
     pub(super) async fn meet(&self) -> Meets {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let number = self
+            .requests
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
         match self.fault {
             Some(Fault::Errors) if is_unlucky(number, self.share) => Meets::Error,
             Some(Fault::Slow) => {
@@ -97,7 +100,9 @@ mod tests {
     #[test]
     fn the_share_of_failing_requests_is_exact() {
         for (share, expected) in [(0.5, 500), (0.1, 100), (0.0, 0), (1.0, 1_000)] {
-            let unlucky = (1..=1_000).filter(|&number| is_unlucky(number, share)).count();
+            let unlucky = (1..=1_000)
+                .filter(|&number| is_unlucky(number, share))
+                .count();
             assert_eq!(unlucky, expected, "{share}");
         }
     }

@@ -57,7 +57,10 @@ impl Follower {
             io::Error::new(error.kind(), format!("state in {folder}: {error}"))
         })?;
         let goal = reader.len()?.max(reached.upto);
-        let start = Progress { position: reached.position, ..Progress::default() };
+        let start = Progress {
+            position: reached.position,
+            ..Progress::default()
+        };
         let this = Arc::new(Self {
             index: RwLock::new(index),
             history: Mutex::default(),
@@ -66,13 +69,17 @@ impl Follower {
             progress: watch::Sender::new(start),
         });
         let follower = Arc::clone(&this);
-        std::thread::Builder::new().name("follower".to_owned()).spawn(move || {
-            let outcome = follower.run(reader, goal, reached.upto);
-            if let Err(error) = outcome {
-                tracing::error!(%error, "the journal cannot be followed any more");
-            }
-            follower.progress.send_modify(|progress| progress.is_dead = true);
-        })?;
+        std::thread::Builder::new()
+            .name("follower".to_owned())
+            .spawn(move || {
+                let outcome = follower.run(reader, goal, reached.upto);
+                if let Err(error) = outcome {
+                    tracing::error!(%error, "the journal cannot be followed any more");
+                }
+                follower
+                    .progress
+                    .send_modify(|progress| progress.is_dead = true);
+            })?;
         Ok(this)
     }
 
@@ -138,21 +145,26 @@ impl Follower {
             }
             if !rested {
                 rested = true;
-                self.progress.send_modify(|progress| progress.is_at_rest = true);
+                self.progress
+                    .send_modify(|progress| progress.is_at_rest = true);
             }
-            orders = self.bell.wait_timeout(orders, left).unwrap_or_else(PoisonError::into_inner).0;
+            orders = self
+                .bell
+                .wait_timeout(orders, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         if rested {
-            self.progress.send_modify(|progress| progress.is_at_rest = false);
+            self.progress
+                .send_modify(|progress| progress.is_at_rest = false);
         }
         orders.end
     }
 
     fn wait(&self) {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |orders: &mut Orders| {
-            !orders.look_now && !orders.end && orders.rest_until.is_none()
-        };
+        let idle =
+            |orders: &mut Orders| !orders.look_now && !orders.end && orders.rest_until.is_none();
         let (mut orders, _) = self
             .bell
             .wait_timeout_while(orders, GLANCE, idle)
@@ -160,13 +172,7 @@ impl Follower {
         orders.look_now = false;
     }
 
-    fn apply(
-        &self,
-        entries: &[Entry],
-        end: u64,
-        behind: u64,
-        trusted_from: u64,
-    ) -> io::Result<()> {
+    fn apply(&self, entries: &[Entry], end: u64, behind: u64, trusted_from: u64) -> io::Result<()> {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         index.begin(end)?;
         for entry in entries {
@@ -174,11 +180,17 @@ impl Follower {
             // Shards that were ahead of their position at the start are right only from there on.
             if behind < FAR_BEHIND && entry.end >= trusted_from {
                 let digest = index.digest();
-                self.history.lock().unwrap_or_else(PoisonError::into_inner).push(entry.end, digest);
+                self.history
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(entry.end, digest);
             }
         }
         if behind >= FAR_BEHIND {
-            self.history.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.history
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
         }
         index.finish()
     }
@@ -189,13 +201,20 @@ impl Follower {
         let position = index.reached().position;
         if position >= trusted_from {
             let digest = index.digest();
-            self.history.lock().unwrap_or_else(PoisonError::into_inner).push(position, digest);
+            self.history
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(position, digest);
         }
     }
 
     fn tell(&self, goal: u64) {
-        let position =
-            self.index.read().unwrap_or_else(PoisonError::into_inner).reached().position;
+        let position = self
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reached()
+            .position;
         self.progress.send_modify(|progress| {
             progress.position = position;
             progress.has_caught_up |= position >= goal;

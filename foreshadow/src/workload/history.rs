@@ -28,7 +28,10 @@ impl History {
 
     /// The digest at exactly this position.
     pub(super) fn at(&self, position: u64) -> Option<[u8; 32]> {
-        let index = self.digests.binary_search_by_key(&position, |(at, _)| *at).ok()?;
+        let index = self
+            .digests
+            .binary_search_by_key(&position, |(at, _)| *at)
+            .ok()?;
         self.digests.get(index).map(|(_, digest)| *digest)
     }
 

@@ -52,7 +52,10 @@ fn boot() -> String {
 
 fn place_line(reached: Reached, boot: &str) -> String {
     let payload = format!("{:020} {:020} {boot}", reached.position, reached.upto);
-    format!("{payload} {}\n", &blake3::hash(payload.as_bytes()).to_hex()[..16])
+    format!(
+        "{payload} {}\n",
+        &blake3::hash(payload.as_bytes()).to_hex()[..16]
+    )
 }
 
 fn parse_place(text: &str, boot: &str) -> Option<Reached> {
@@ -61,8 +64,10 @@ fn parse_place(text: &str, boot: &str) -> Option<Reached> {
         return None;
     }
     let mut words = payload.split(' ');
-    let reached =
-        Reached { position: words.next()?.parse().ok()?, upto: words.next()?.parse().ok()? };
+    let reached = Reached {
+        position: words.next()?.parse().ok()?,
+        upto: words.next()?.parse().ok()?,
+    };
     (words.next()? == boot).then_some(reached)
 }
 
@@ -71,7 +76,12 @@ impl Index {
     pub(super) fn open(folder: &Path, shards: usize, shard_bytes: usize) -> io::Result<Self> {
         fs::create_dir_all(folder.join("shards"))?;
         let open = |path: PathBuf| {
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)
+            OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(path)
         };
         let place = open(folder.join("position"))?;
         let boot = boot();
@@ -96,11 +106,22 @@ impl Index {
                 file.write_all_at(&bytes, 0)?;
                 file.set_len(size)?;
             }
-            loaded.push(Shard { file, bytes, hash: [0; 32], is_hashed: false });
+            loaded.push(Shard {
+                file,
+                bytes,
+                hash: [0; 32],
+                is_hashed: false,
+            });
         }
         let folder = folder.to_owned();
         let reached = reached.unwrap_or_default();
-        let this = Self { folder, shards: loaded, place, boot, reached };
+        let this = Self {
+            folder,
+            shards: loaded,
+            place,
+            boot,
+            reached,
+        };
         this.note()?;
         Ok(this)
     }
@@ -110,7 +131,8 @@ impl Index {
     }
 
     fn note(&self) -> io::Result<()> {
-        self.place.write_all_at(place_line(self.reached, &self.boot).as_bytes(), 0)
+        self.place
+            .write_all_at(place_line(self.reached, &self.boot).as_bytes(), 0)
     }
 
     /// Announces that records up to a position will be applied.
@@ -149,7 +171,9 @@ impl Index {
         let hash = blake3::hash(key.as_bytes());
         let word = |at: usize| {
             let bytes = &hash.as_bytes()[at..at + 4];
-            bytes.iter().fold(0_usize, |sum, &byte| (sum << 8) | usize::from(byte))
+            bytes
+                .iter()
+                .fold(0_usize, |sum, &byte| (sum << 8) | usize::from(byte))
         };
         let shard = word(0) % self.shards.len();
         let slots = self.shards[shard].bytes.len() / SLOT;
@@ -164,7 +188,10 @@ impl Index {
         if slot.get(16..16 + key_len)? != key.as_bytes() {
             return None;
         }
-        let set_at = slot[..8].iter().rev().fold(0, |sum, &byte| (sum << 8) | u64::from(byte));
+        let set_at = slot[..8]
+            .iter()
+            .rev()
+            .fold(0, |sum, &byte| (sum << 8) | u64::from(byte));
         let value = slot.get(16 + MAX_KEY..16 + MAX_KEY + value_len)?;
         Some((value.to_vec(), set_at))
     }
@@ -202,7 +229,10 @@ mod tests {
     use super::*;
 
     fn record(key: &str, value: &str) -> Record {
-        Record { key: key.to_owned(), value: value.as_bytes().to_vec() }
+        Record {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+        }
     }
 
     fn fill(index: &mut Index, from: u64, to: u64) {
@@ -221,7 +251,13 @@ mod tests {
         fill(&mut index, 0, 100);
         let digest = index.digest();
         let mut again = Index::open(folder.path(), 8, 1024).unwrap();
-        assert_eq!(again.reached(), Reached { position: 100, upto: 100 });
+        assert_eq!(
+            again.reached(),
+            Reached {
+                position: 100,
+                upto: 100
+            }
+        );
         assert_eq!(again.digest(), digest);
         assert_eq!(again.get("key-39"), index.get("key-39"));
     }
@@ -250,6 +286,9 @@ mod tests {
         fill(&mut index, 0, 50);
         fs::write(folder.path().join("position"), "rubbish").unwrap();
         let mut again = Index::open(folder.path(), 8, 1024).unwrap();
-        assert_eq!((again.reached(), again.digest()), (Reached::default(), empty));
+        assert_eq!(
+            (again.reached(), again.digest()),
+            (Reached::default(), empty)
+        );
     }
 }

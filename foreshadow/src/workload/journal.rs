@@ -71,7 +71,10 @@ fn decode(line: &str) -> Option<Record> {
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
         .collect();
     let value = value.filter(|value| value.len() <= MAX_VALUE && is_key(key))?;
-    Some(Record { key: key.to_owned(), value })
+    Some(Record {
+        key: key.to_owned(),
+        value,
+    })
 }
 
 /// Appends records.
@@ -86,7 +89,9 @@ impl Writer {
             std::fs::create_dir_all(folder)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { file: Mutex::new(file) })
+        Ok(Self {
+            file: Mutex::new(file),
+        })
     }
 
     /// Appends a record, and gives the position after it.
@@ -140,7 +145,9 @@ impl Reader {
     /// The next entries, at most a chunk's; none when there is nothing new.
     pub(super) fn read(&mut self) -> io::Result<Vec<Entry>> {
         let mut chunk = vec![0; CHUNK];
-        let read = self.file.read_at(&mut chunk, self.position + self.buffer.len() as u64)?;
+        let read = self
+            .file
+            .read_at(&mut chunk, self.position + self.buffer.len() as u64)?;
         self.buffer.extend_from_slice(&chunk[..read]);
         let mut entries = Vec::new();
         let mut used = 0;
@@ -169,7 +176,10 @@ mod tests {
     use super::*;
 
     fn record(key: &str, value: &str) -> Record {
-        Record { key: key.to_owned(), value: value.as_bytes().to_vec() }
+        Record {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+        }
     }
 
     #[test]
@@ -182,7 +192,9 @@ mod tests {
                 scope.spawn(move || {
                     let journal = Writer::open(path).unwrap();
                     for index in 0..50 {
-                        journal.append(&record(&format!("k{writer}"), &index.to_string())).unwrap();
+                        journal
+                            .append(&record(&format!("k{writer}"), &index.to_string()))
+                            .unwrap();
                     }
                 });
             }
@@ -191,7 +203,10 @@ mod tests {
         let entries = reader.read().unwrap();
         assert_eq!(entries.len(), 200);
         assert!(entries.iter().all(|entry| entry.record.is_some()));
-        assert_eq!(entries.last().unwrap().end, std::fs::metadata(&path).unwrap().len());
+        assert_eq!(
+            entries.last().unwrap().end,
+            std::fs::metadata(&path).unwrap().len()
+        );
     }
 
     #[test]
@@ -199,9 +214,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let (one, two) = (Writer::open(&path).unwrap(), Writer::open(&path).unwrap());
-        let ends = [one.append(&record("a", "1")), two.append(&record("b", "2")), one.append(&record("c", "3"))];
+        let ends = [
+            one.append(&record("a", "1")),
+            two.append(&record("b", "2")),
+            one.append(&record("c", "3")),
+        ];
         let mut reader = Reader::open(&path, 0).unwrap();
-        let found: Vec<u64> = reader.read().unwrap().iter().map(|entry| entry.end).collect();
+        let found: Vec<u64> = reader
+            .read()
+            .unwrap()
+            .iter()
+            .map(|entry| entry.end)
+            .collect();
         assert_eq!(found, ends.map(Result::unwrap));
     }
 

@@ -58,7 +58,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     let clients = Router::new()
         .route("/items/{key}", get(read_item).post(write_item))
         .route("/work", get(work))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), meet_faults));
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            meet_faults,
+        ));
     Router::new()
         .merge(clients)
         .route("/healthz", get(health))
@@ -77,13 +80,21 @@ fn error(status: StatusCode, reason: impl std::fmt::Display) -> Response {
 
 impl IntoResponse for Overloaded {
     fn into_response(self) -> Response {
-        error(StatusCode::SERVICE_UNAVAILABLE, "overloaded: too many requests wait")
+        error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded: too many requests wait",
+        )
     }
 }
 
 async fn say_who(State(shared): App, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
+    let identity = shared
+        .identity
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .name
+        .clone();
     let replica = format!("{}/{identity}", shared.role);
     for (name, value) in [("x-instance", &shared.instance), ("x-replica", &replica)] {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -96,21 +107,30 @@ async fn say_who(State(shared): App, request: Request, next: Next) -> Response {
 async fn meet_faults(State(shared): App, request: Request, next: Next) -> Response {
     shared.served.fetch_add(1, Ordering::Relaxed);
     match shared.faults.meet().await {
-        Meets::Error => error(StatusCode::INTERNAL_SERVER_ERROR, "a fault that was asked for"),
+        Meets::Error => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a fault that was asked for",
+        ),
         Meets::Nothing => next.run(request).await,
     }
 }
 
 impl Shared {
     fn random(&self) -> u64 {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).random.next_u64()
+        self.identity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .random
+            .next_u64()
     }
 
     async fn burn(&self, cost: u32) -> Result<String, Overloaded> {
         if cost == 0 {
             return Ok(String::new());
         }
-        self.burner.burn(self.work.saturating_mul(cost), self.random()).await
+        self.burner
+            .burn(self.work.saturating_mul(cost), self.random())
+            .await
     }
 }
 
@@ -152,7 +172,12 @@ async fn read_item(
     if let Err(overloaded) = shared.burn(cost.get()).await {
         return overloaded.into_response();
     }
-    let found = shared.follower.index.read().unwrap_or_else(PoisonError::into_inner).get(&key);
+    let found = shared
+        .follower
+        .index
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key);
     match found {
         Some((value, set_at)) => {
             let value = String::from_utf8_lossy(&value);
@@ -170,7 +195,10 @@ async fn write_item(State(shared): App, Path(key): Path<String>, value: Bytes) -
         let reason = format!("the value has {} bytes: at most {MAX_VALUE}", value.len());
         return error(StatusCode::PAYLOAD_TOO_LARGE, reason);
     }
-    let record = Record { key: key.clone(), value: value.to_vec() };
+    let record = Record {
+        key: key.clone(),
+        value: value.to_vec(),
+    };
     // One short write into the page cache, as cheap as a memory copy.
     let end = match shared.journal.append(&record) {
         Ok(end) => end,
@@ -190,7 +218,10 @@ async fn wait_for(shared: &Shared, position: u64, limit: Duration) -> Result<(),
     let reason = match tokio::time::timeout(limit, reached).await {
         Ok(Ok(now)) if now.position >= position => return Ok(()),
         Ok(_) => "the journal cannot be followed any more".to_owned(),
-        Err(_) => format!("position {position} was not reached within {} ms", limit.as_millis()),
+        Err(_) => format!(
+            "position {position} was not reached within {} ms",
+            limit.as_millis()
+        ),
     };
     Err(error(StatusCode::SERVICE_UNAVAILABLE, reason))
 }
@@ -198,12 +229,18 @@ async fn wait_for(shared: &Shared, position: u64, limit: Duration) -> Result<(),
 async fn health(State(shared): App) -> Response {
     let now = *shared.follower.progress().borrow();
     if now.is_dead {
-        error(StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be followed any more")
+        error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the journal cannot be followed any more",
+        )
     } else if now.has_caught_up {
         let served = shared.served.load(Ordering::Relaxed);
         Json(json!({ "position": now.position, "served": served })).into_response()
     } else {
-        error(StatusCode::SERVICE_UNAVAILABLE, "catching up with the journal")
+        error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "catching up with the journal",
+        )
     }
 }
 
@@ -218,14 +255,23 @@ fn hex(digest: [u8; 32]) -> String {
 }
 
 async fn state(State(shared): App, Query(asked): Query<AtPosition>) -> Response {
-    let history = || shared.follower.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let history = || {
+        shared
+            .follower
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    };
     let Some(position) = asked.position else {
         let last = history().last();
         return match last {
             Some((position, digest)) => {
                 Json(json!({ "position": position, "digest": hex(digest) })).into_response()
             }
-            None => error(StatusCode::SERVICE_UNAVAILABLE, "catching up with the journal"),
+            None => error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "catching up with the journal",
+            ),
         };
     };
     let limit = Duration::from_millis(asked.timeout_ms.unwrap_or(1_000).min(LONGEST_MS));
@@ -237,7 +283,10 @@ async fn state(State(shared): App, Query(asked): Query<AtPosition>) -> Response 
         Some(digest) => {
             Json(json!({ "position": position, "digest": hex(digest) })).into_response()
         }
-        None => error(StatusCode::CONFLICT, format!("the digest at {position} is not known here")),
+        None => error(
+            StatusCode::CONFLICT,
+            format!("the digest at {position} is not known here"),
+        ),
     }
 }
 
@@ -252,12 +301,13 @@ async fn quiesce(State(shared): App, Query(deadline): Query<Deadline>) -> Respon
     shared.follower.rest(limit);
     let rests = progress.wait_for(|now| now.is_at_rest || now.is_dead);
     match tokio::time::timeout(limit, rests).await {
-        Ok(Ok(now)) if now.is_at_rest => {
-            Json(json!({ "position": now.position })).into_response()
-        }
+        Ok(Ok(now)) if now.is_at_rest => Json(json!({ "position": now.position })).into_response(),
         Ok(_) | Err(_) => {
             shared.follower.resume();
-            error(StatusCode::SERVICE_UNAVAILABLE, "it did not come to rest in time")
+            error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "it did not come to rest in time",
+            )
         }
     }
 }
@@ -280,7 +330,13 @@ async fn reidentify(State(shared): App, Json(given): Json<NewIdentity>) -> Respo
     }
     // Whatever the seed's form, all of it counts.
     let seed = *blake3::hash(given.seed.as_bytes()).as_bytes();
-    let mut identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner);
-    *identity = Identity { name: given.identity, random: StdRng::from_seed(seed) };
+    let mut identity = shared
+        .identity
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    *identity = Identity {
+        name: given.identity,
+        random: StdRng::from_seed(seed),
+    };
     Json(json!({ "identity": identity.name })).into_response()
 }

@@ -56,7 +56,9 @@ pub enum WorkloadError {
 pub async fn serve(options: WorkloadOptions) -> Result<(), WorkloadError> {
     let port = options.port;
     let listen = |error: io::Error| WorkloadError::Listen { port, error };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .map_err(listen)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(listen)?;
     let stop = async move {
         tokio::select! {
@@ -113,7 +115,10 @@ fn assemble(options: &WorkloadOptions) -> Result<Shared, WorkloadError> {
     let follower =
         Follower::start(index, &options.journal).map_err(file("journal", &options.journal))?;
     let burner = Burner::start(Arc::clone(&follower)).map_err(file("state", &options.state))?;
-    let identity = Identity { name: options.instance.clone(), random: StdRng::from_os_rng() };
+    let identity = Identity {
+        name: options.instance.clone(),
+        random: StdRng::from_os_rng(),
+    };
     Ok(Shared {
         instance: options.instance.clone(),
         role: options.role.clone(),

@@ -75,23 +75,29 @@ pub struct ProcessDriver {
 }
 
 /// What failed and will fail again.
-#[expect(clippy::needless_pass_by_value, reason = "takes errors from map_err as they come")]
 fn failed(
     operation: &'static str,
     subject: impl Into<String>,
     reason: impl std::fmt::Display,
 ) -> DriverError {
-    DriverError::Failed { operation, subject: subject.into(), reason: reason.to_string() }
+    DriverError::Failed {
+        operation,
+        subject: subject.into(),
+        reason: reason.to_string(),
+    }
 }
 
 /// What may be repeated.
-#[expect(clippy::needless_pass_by_value, reason = "takes errors from map_err as they come")]
 fn transient(
     operation: &'static str,
     subject: impl Into<String>,
     reason: impl std::fmt::Display,
 ) -> DriverError {
-    DriverError::Transient { operation, subject: subject.into(), reason: reason.to_string() }
+    DriverError::Transient {
+        operation,
+        subject: subject.into(),
+        reason: reason.to_string(),
+    }
 }
 
 impl ProcessDriver {
@@ -129,7 +135,10 @@ impl ProcessDriver {
     fn wake_all(&self) {
         for mut record in self.folders.all() {
             if record.phase == Phase::Quiescing {
-                tracing::warn!(replica = record.tag, "was at rest when the driver died; it goes on");
+                tracing::warn!(
+                    replica = record.tag,
+                    "was at rest when the driver died; it goes on"
+                );
                 pause::wake(&record);
                 record.phase = Phase::Running;
                 if let Err(error) = self.folders.save(&record) {
@@ -233,7 +242,10 @@ impl Driver for ProcessDriver {
     }
 
     async fn find_by_tag(&self, tag: &str) -> Result<Option<Replica>, DriverError> {
-        let record = self.folders.load(tag).map_err(|error| transient("find", tag, error))?;
+        let record = self
+            .folders
+            .load(tag)
+            .map_err(|error| transient("find", tag, error))?;
         Ok(record.as_ref().and_then(record::Record::running))
     }
 

@@ -79,13 +79,20 @@ fn write_slots(state: &State, folder: &Path) {
         }
         position += 1;
         let slot = (position * 7_919) % SLOTS;
-        slots.write_all_at(&position.to_le_bytes(), slot * SLOT).unwrap();
-        place.write_all_at(format!("{position:020}\n").as_bytes(), 0).unwrap();
+        slots
+            .write_all_at(&position.to_le_bytes(), slot * SLOT)
+            .unwrap();
+        place
+            .write_all_at(format!("{position:020}\n").as_bytes(), 0)
+            .unwrap();
         shared.position = position;
         let digest = digest(&slots);
         shared.digests.push((position, digest));
         let now = Instant::now();
-        let gap = shared.last_write.replace(now).map_or(Duration::ZERO, |last| now - last);
+        let gap = shared
+            .last_write
+            .replace(now)
+            .map_or(Duration::ZERO, |last| now - last);
         shared.longest_gap = shared.longest_gap.max(gap);
         bell.notify_all();
         drop(shared);
@@ -103,10 +110,17 @@ fn answer(mut stream: TcpStream, state: &State) {
         }
         bytes.extend_from_slice(&chunk[..read]);
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         let length = head
             .lines()
-            .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
+            .find_map(|line| {
+                line.to_lowercase()
+                    .strip_prefix("content-length: ")?
+                    .parse()
+                    .ok()
+            })
             .unwrap_or(0_usize);
         if body.len() >= length {
             break (head.to_owned(), body.to_owned());
@@ -116,13 +130,20 @@ fn answer(mut stream: TcpStream, state: &State) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (status, text) = respond(path, query, &body, state);
     let mut response = String::new();
-    write!(response, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n", text.len()).unwrap();
+    write!(
+        response,
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n",
+        text.len()
+    )
+    .unwrap();
     write!(response, "connection: close\r\n\r\n{text}").unwrap();
     let _gone = stream.write_all(response.as_bytes());
 }
 
 fn parameter(query: &str, name: &str) -> Option<u64> {
-    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
 fn respond(path: &str, query: &str, body: &str, state: &State) -> (&'static str, String) {
@@ -148,7 +169,10 @@ fn respond(path: &str, query: &str, body: &str, state: &State) -> (&'static str,
         }
         "/reidentify" => {
             let given: serde_json::Value = serde_json::from_str(body).unwrap();
-            given["identity"].as_str().unwrap().clone_into(&mut shared.identity);
+            given["identity"]
+                .as_str()
+                .unwrap()
+                .clone_into(&mut shared.identity);
             given["seed"].as_str().unwrap().clone_into(&mut shared.seed);
             ok(serde_json::json!({}))
         }
@@ -166,8 +190,9 @@ fn respond(path: &str, query: &str, body: &str, state: &State) -> (&'static str,
             let wanted = parameter(query, "position");
             let limit = Duration::from_millis(parameter(query, "timeout_ms").unwrap_or(1_000));
             let least = wanted.unwrap_or(1);
-            let (shared, _) =
-                bell.wait_timeout_while(shared, limit, |now| now.position < least).unwrap();
+            let (shared, _) = bell
+                .wait_timeout_while(shared, limit, |now| now.position < least)
+                .unwrap();
             let position = wanted.unwrap_or(shared.position);
             match shared.digests.iter().find(|(at, _)| *at == position) {
                 Some((_, digest)) if !shared.damaged => {
@@ -189,21 +214,29 @@ fn burn(limit: Duration) -> Duration {
     };
     let began = used();
     let mut hash = blake3::hash(b"");
-    while used() - began < limit {
+    while used().saturating_sub(began) < limit {
         for _ in 0..100 {
             hash = blake3::hash(hash.as_bytes());
         }
     }
     assert_ne!(hash, blake3::hash(b""));
-    used() - began
+    used().saturating_sub(began)
 }
 
 /// The body of a `GET`.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    text.split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default()
 }

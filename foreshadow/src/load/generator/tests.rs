@@ -26,10 +26,19 @@ async fn server(answered: Arc<AtomicU64>, delay: Duration) -> SocketAddr {
                 let number = answered.fetch_add(1, Ordering::Relaxed);
                 async move {
                     assert_eq!(request.headers()["host"], "svc");
-                    assert!(request.headers()["x-key"].to_str().unwrap().starts_with('k'));
+                    assert!(
+                        request.headers()["x-key"]
+                            .to_str()
+                            .unwrap()
+                            .starts_with('k')
+                    );
                     assert!(request.uri().path().starts_with("/items/k"));
                     tokio::time::sleep(delay).await;
-                    let replica = if number % 2 == 0 { "original/a" } else { "shadow/a" };
+                    let replica = if number.is_multiple_of(2) {
+                        "original/a"
+                    } else {
+                        "shadow/a"
+                    };
                     let status = if number % 4 == 3 { 503 } else { 200 };
                     let response = Response::builder()
                         .status(status)
@@ -39,8 +48,8 @@ async fn server(answered: Arc<AtomicU64>, delay: Duration) -> SocketAddr {
                     Ok::<_, Infallible>(response.unwrap())
                 }
             });
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
             tokio::spawn(connection);
         }
     });
@@ -50,7 +59,10 @@ async fn server(answered: Arc<AtomicU64>, delay: Duration) -> SocketAddr {
 fn stream(proxy: SocketAddr, rate: f64) -> StreamSpec {
     let curve = RateCurve::new(vec![rate], Duration::from_secs(1), After::Stop).unwrap();
     StreamSpec {
-        keys: Some(Keys { count: 10, header: Some("x-key".to_owned()) }),
+        keys: Some(Keys {
+            count: 10,
+            header: Some("x-key".to_owned()),
+        }),
         arrivals: Arrivals::Jittered,
         ..StreamSpec::get("reads", proxy, "svc", "/items/{key}", curve)
     }
@@ -60,9 +72,12 @@ fn stream(proxy: SocketAddr, rate: f64) -> StreamSpec {
 async fn every_request_is_counted_once_by_outcome_replica_and_phase() {
     let answered = Arc::new(AtomicU64::new(0));
     let address = server(Arc::clone(&answered), Duration::ZERO).await;
-    let load =
-        LoadGenerator::start(LoadSettings::default(), "before", vec![stream(address, 400.0)])
-            .unwrap();
+    let load = LoadGenerator::start(
+        LoadSettings::default(),
+        "before",
+        vec![stream(address, 400.0)],
+    )
+    .unwrap();
     while load.snapshot().total().sent < 100 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -73,7 +88,10 @@ async fn every_request_is_counted_once_by_outcome_replica_and_phase() {
     let count = answered.load(Ordering::Relaxed);
     assert!((399..=401).contains(&count), "{count}");
     assert_eq!((total.sent, total.shed, total.in_flight()), (count, 0, 0));
-    assert_eq!((total.ok, total.failed.status), (count - count / 4, count / 4));
+    assert_eq!(
+        (total.ok, total.failed.status),
+        (count - count / 4, count / 4)
+    );
     assert_eq!(total.failed.total(), total.failed.status);
     assert_eq!(total.latency.total(), count);
     assert_eq!(total.replicas["original/a"], count.div_ceil(2));
@@ -89,9 +107,12 @@ async fn every_request_is_counted_once_by_outcome_replica_and_phase() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_sent_in_time_is_shed_and_slow_answers_are_timed_out() {
     let answered = Arc::new(AtomicU64::new(0));
-    let address = server(Arc::clone(&answered), Duration::from_secs(60)).await;
-    let settings =
-        LoadSettings { max_in_flight: 5, timeout: Duration::from_millis(1_500), seed: 3 };
+    let address = server(Arc::clone(&answered), Duration::from_mins(1)).await;
+    let settings = LoadSettings {
+        max_in_flight: 5,
+        timeout: Duration::from_millis(1_500),
+        seed: 3,
+    };
     let load = LoadGenerator::start(settings, "x", vec![stream(address, 50.0)]).unwrap();
     load.finished().await;
     let total = load.stop().await.total();
@@ -119,7 +140,10 @@ async fn streams_that_cannot_be_told_apart_or_sent_are_refused() {
     let twice = vec![stream(address, 1.0), stream(address, 1.0)];
     let error = LoadGenerator::start(LoadSettings::default(), "x", twice).unwrap_err();
     assert_eq!(error, LoadError::SameName("reads".to_owned()));
-    let bad = StreamSpec { authority: "a\nb".to_owned(), ..stream(address, 1.0) };
+    let bad = StreamSpec {
+        authority: "a\nb".to_owned(),
+        ..stream(address, 1.0)
+    };
     let error = LoadGenerator::start(LoadSettings::default(), "x", vec![bad]).unwrap_err();
     assert!(error.to_string().starts_with("stream \"reads\""), "{error}");
 }

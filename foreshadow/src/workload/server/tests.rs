@@ -64,7 +64,11 @@ impl Instance {
         assert_eq!(response.headers()["x-instance"], "web");
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&body).unwrap_or(Value::Null), replica)
+        (
+            status,
+            serde_json::from_slice(&body).unwrap_or(Value::Null),
+            replica,
+        )
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value, String) {
@@ -89,17 +93,29 @@ async fn what_one_replica_writes_the_other_reads_and_their_states_are_equal() {
     let shadow = start(options(&folder, "b", "shadow")).await;
     for number in 0..20 {
         let path = format!("/items/key-{number}");
-        assert_eq!(original.post(&path, &format!("v{number}")).await.0, StatusCode::OK);
+        assert_eq!(
+            original.post(&path, &format!("v{number}")).await.0,
+            StatusCode::OK
+        );
     }
     let (_, state, _) = original.get("/foreshadow/state").await;
     // The shadow goes on, and still knows the digest at the position that was asked for.
     shadow.post("/items/later", "x").await;
-    let path = format!("/foreshadow/state?position={}&timeout_ms=5000", state["position"]);
+    let path = format!(
+        "/foreshadow/state?position={}&timeout_ms=5000",
+        state["position"]
+    );
     let (status, theirs, _) = shadow.get(&path).await;
     assert_eq!((status, &theirs), (StatusCode::OK, &state));
     let (_, item, replica) = shadow.get("/items/key-7").await;
-    assert_eq!((item["value"].as_str(), replica.as_str()), (Some("v7"), "shadow/web"));
-    assert_eq!(shadow.get("/foreshadow/state?position=3").await.0, StatusCode::CONFLICT);
+    assert_eq!(
+        (item["value"].as_str(), replica.as_str()),
+        (Some("v7"), "shadow/web")
+    );
+    assert_eq!(
+        shadow.get("/foreshadow/state?position=3").await.0,
+        StatusCode::CONFLICT
+    );
     assert_eq!(shadow.get("/items/none").await.0, StatusCode::NOT_FOUND);
     original.end().await;
     shadow.end().await;
@@ -110,7 +126,9 @@ async fn at_rest_the_state_directory_does_not_change_until_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let instance = start(options(&folder, "a", "original")).await;
     instance.post("/items/a", "1").await;
-    let (status, rest) = instance.post("/foreshadow/quiesce?deadline_ms=300", "").await;
+    let (status, rest) = instance
+        .post("/foreshadow/quiesce?deadline_ms=300", "")
+        .await;
     assert_eq!(status, StatusCode::OK);
     let place = folder.path().join("a").join("position");
     let before = std::fs::read(&place).unwrap();
@@ -118,11 +136,17 @@ async fn at_rest_the_state_directory_does_not_change_until_the_deadline() {
     // The journal takes it at once; it is applied when the rest is over, at the deadline.
     let (status, written) = instance.post("/items/a", "2").await;
     assert_eq!(status, StatusCode::OK);
-    assert!(began.elapsed() >= Duration::from_millis(150), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(150),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(written["set_at"].as_u64() > rest["position"].as_u64());
     assert_ne!(std::fs::read(&place).unwrap(), before);
 
-    instance.post("/foreshadow/quiesce?deadline_ms=60000", "").await;
+    instance
+        .post("/foreshadow/quiesce?deadline_ms=60000", "")
+        .await;
     instance.post("/foreshadow/resume", "").await;
     assert_eq!(instance.post("/items/a", "3").await.0, StatusCode::OK);
     instance.end().await;
@@ -135,7 +159,9 @@ async fn a_copy_of_the_directory_at_rest_is_the_same_state() {
     for number in 0..30 {
         original.post(&format!("/items/k{number}"), "v").await;
     }
-    original.post("/foreshadow/quiesce?deadline_ms=20000", "").await;
+    original
+        .post("/foreshadow/quiesce?deadline_ms=20000", "")
+        .await;
     let (from, to) = (folder.path().join("a"), folder.path().join("b"));
     std::fs::create_dir_all(to.join("shards")).unwrap();
     std::fs::copy(from.join("position"), to.join("position")).unwrap();
@@ -148,7 +174,10 @@ async fn a_copy_of_the_directory_at_rest_is_the_same_state() {
     let (_, theirs, _) = shadow.get("/foreshadow/state").await;
     assert_eq!(ours, theirs);
     let body = r#"{"identity":"web~m1","seed":"00ff"}"#;
-    assert_eq!(shadow.post("/foreshadow/reidentify", body).await.0, StatusCode::OK);
+    assert_eq!(
+        shadow.post("/foreshadow/reidentify", body).await.0,
+        StatusCode::OK
+    );
     assert_eq!(shadow.get("/work").await.2, "shadow/web~m1");
     original.end().await;
     shadow.end().await;
@@ -161,7 +190,11 @@ async fn work_costs_the_processor_time_that_was_asked_for() {
     let began = std::time::Instant::now();
     let (status, body, _) = instance.get("/work?cost=250").await;
     assert_eq!((status, body["cost"].as_u64()), (StatusCode::OK, Some(250)));
-    assert!(began.elapsed() >= Duration::from_millis(50), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(50),
+        "{:?}",
+        began.elapsed()
+    );
     instance.end().await;
 }
 
@@ -169,8 +202,10 @@ async fn work_costs_the_processor_time_that_was_asked_for() {
 async fn a_shadow_told_to_fail_fails_and_an_original_does_not() {
     let folder = tempfile::tempdir().unwrap();
     for (role, expected) in [("shadow", 5), ("original", 0)] {
-        let options =
-            WorkloadOptions { fault: Some(Fault::Errors), ..options(&folder, role, role) };
+        let options = WorkloadOptions {
+            fault: Some(Fault::Errors),
+            ..options(&folder, role, role)
+        };
         let instance = start(options).await;
         let mut failed = 0;
         for _ in 0..10 {
@@ -197,7 +232,9 @@ async fn a_shadow_told_to_die_dies_after_its_first_requests() {
     let url = format!("http://127.0.0.1:{}/work", instance.port);
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let _cut_off = client.get(url.parse().unwrap()).await;
-    let outcome = tokio::time::timeout(Duration::from_secs(10), instance.task).await.unwrap();
+    let outcome = tokio::time::timeout(Duration::from_secs(10), instance.task)
+        .await
+        .unwrap();
     assert!(matches!(outcome.unwrap(), Err(WorkloadError::Died)));
 }
 
@@ -211,6 +248,9 @@ async fn a_restarted_instance_goes_on_where_it_was() {
     let second = start(options(&folder, "a", "original")).await;
     assert_eq!(second.get("/foreshadow/state").await.1, before);
     assert_eq!(second.get("/items/a").await.1["value"], "1");
-    assert_eq!(second.post("/items/a%20b", "1").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        second.post("/items/a%20b", "1").await.0,
+        StatusCode::BAD_REQUEST
+    );
     second.end().await;
 }

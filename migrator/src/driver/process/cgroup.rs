@@ -84,7 +84,10 @@ fn own_group<'a>(table: &'a str, controller: &str) -> Option<&'a str> {
     table.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, names, group) = (parts.next()?, parts.next()?, parts.next()?);
-        names.split(',').any(|name| name == controller).then_some(group)
+        names
+            .split(',')
+            .any(|name| name == controller)
+            .then_some(group)
     })
 }
 
@@ -103,7 +106,10 @@ fn make(path: &Path) -> io::Result<()> {
 
 /// Processors as the kernel writes them.
 fn list(cpus: &[usize]) -> String {
-    cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    cpus.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A capacity as a whole number of its unit.
@@ -118,9 +124,9 @@ fn whole(value: f64) -> u64 {
 
 /// Microseconds of processor time per period for a host, if it is limited.
 fn quota_us(host: &Host) -> Option<u64> {
-    host.capacity.cpu.map(|millicores| {
-        (whole(millicores).saturating_mul(PERIOD_US) / 1_000).max(LEAST_QUOTA_US)
-    })
+    host.capacity
+        .cpu
+        .map(|millicores| (whole(millicores).saturating_mul(PERIOD_US) / 1_000).max(LEAST_QUOTA_US))
 }
 
 impl Cgroups {
@@ -140,7 +146,10 @@ impl Cgroups {
             Layout::Absent => tracing::info!("hosts are processors only: no control groups here"),
             Layout::Unified => tracing::info!("hosts are control groups (unified)"),
             Layout::PerController(usable) => {
-                tracing::info!(?usable, "hosts are control groups (one tree per controller)");
+                tracing::info!(
+                    ?usable,
+                    "hosts are control groups (one tree per controller)"
+                );
             }
         }
         this.remove_base();
@@ -150,7 +159,11 @@ impl Cgroups {
     fn try_layouts(&self, table: &str) -> Layout {
         if self.mount.join("cgroup.controllers").exists() {
             let own = own_group(table, "").is_some_and(is_systems_own);
-            return if own && self.try_unified().is_ok() { Layout::Unified } else { Layout::Absent };
+            return if own && self.try_unified().is_ok() {
+                Layout::Unified
+            } else {
+                Layout::Absent
+            };
         }
         let usable: Vec<Controller> = Controller::ALL
             .into_iter()
@@ -159,7 +172,11 @@ impl Cgroups {
                     && self.make_base(*controller).is_ok()
             })
             .collect();
-        if usable.is_empty() { Layout::Absent } else { Layout::PerController(usable) }
+        if usable.is_empty() {
+            Layout::Absent
+        } else {
+            Layout::PerController(usable)
+        }
     }
 
     fn try_unified(&self) -> io::Result<()> {
@@ -250,15 +267,24 @@ impl Cgroups {
         match &self.layout {
             Layout::Unified => {
                 let text = fs::read_to_string(group(self.mount.clone()).join("cpu.stat")).ok()?;
-                let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
-                line.trim().parse::<u64>().ok().map(|us| us.saturating_mul(1_000))
+                let line = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("usage_usec "))?;
+                line.trim()
+                    .parse::<u64>()
+                    .ok()
+                    .map(|us| us.saturating_mul(1_000))
             }
             Layout::PerController(usable) => {
                 if !usable.contains(&Controller::CpuAccounting) {
                     return None;
                 }
                 let top = self.mount.join(Controller::CpuAccounting.name());
-                fs::read_to_string(group(top).join("cpuacct.usage")).ok()?.trim().parse().ok()
+                fs::read_to_string(group(top).join("cpuacct.usage"))
+                    .ok()?
+                    .trim()
+                    .parse()
+                    .ok()
             }
             Layout::Absent => None,
         }
@@ -322,11 +348,18 @@ fn limit_one(controller: Controller, group: &Path, host: &Host) -> io::Result<()
             let mems = fs::read_to_string(parent.join("cpuset.mems"))?;
             write(&group.join("cpuset.mems"), mems.trim())?;
             let all = fs::read_to_string(parent.join("cpuset.cpus"))?;
-            let cpus = if host.cpus.is_empty() { all } else { list(&host.cpus) };
+            let cpus = if host.cpus.is_empty() {
+                all
+            } else {
+                list(&host.cpus)
+            };
             write(&group.join("cpuset.cpus"), cpus.trim())
         }
         Controller::Memory => {
-            let limit = host.capacity.memory.map_or("-1".to_owned(), |b| whole(b).to_string());
+            let limit = host
+                .capacity
+                .memory
+                .map_or("-1".to_owned(), |b| whole(b).to_string());
             write(&group.join("memory.limit_in_bytes"), limit)
         }
     }
@@ -335,7 +368,10 @@ fn limit_one(controller: Controller, group: &Path, host: &Host) -> io::Result<()
 fn limit_unified(group: &Path, host: &Host) -> io::Result<()> {
     let quota = quota_us(host).map_or("max".to_owned(), |quota| quota.to_string());
     write(&group.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
-    let limit = host.capacity.memory.map_or("max".to_owned(), |b| whole(b).to_string());
+    let limit = host
+        .capacity
+        .memory
+        .map_or("max".to_owned(), |b| whole(b).to_string());
     write(&group.join("memory.max"), limit)
 }
 
@@ -355,7 +391,10 @@ mod tests {
     fn a_quota_is_the_capacitys_share_of_a_short_period() {
         let host = |cpu| Host {
             id: domain::HostId::new("a").unwrap(),
-            capacity: domain::Resources { cpu, ..domain::Resources::default() },
+            capacity: domain::Resources {
+                cpu,
+                ..domain::Resources::default()
+            },
             cpus: vec![0, 2],
             labels: std::collections::BTreeMap::new(),
             isolation: None,

@@ -62,7 +62,10 @@ struct Listing {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CopyError + '_ {
-    move |error| CopyError::Io { path: path.to_owned(), error }
+    move |error| CopyError::Io {
+        path: path.to_owned(),
+        error,
+    }
 }
 
 /// `None` where the thing has vanished.
@@ -83,19 +86,34 @@ fn list(root: &Path, under: &str, listing: &mut Listing) -> Result<(), CopyError
         let entry = entry.map_err(io_error(&folder))?;
         let path = entry.path();
         let Ok(name) = entry.file_name().into_string() else {
-            return Err(CopyError::Refused { path, what: "not named in UTF-8" });
+            return Err(CopyError::Refused {
+                path,
+                what: "not named in UTF-8",
+            });
         };
-        let relative = if under.is_empty() { name } else { format!("{under}/{name}") };
-        let Some(kind) = unless_gone(entry.file_type()).map_err(io_error(&path))? else { continue };
+        let relative = if under.is_empty() {
+            name
+        } else {
+            format!("{under}/{name}")
+        };
+        let Some(kind) = unless_gone(entry.file_type()).map_err(io_error(&path))? else {
+            continue;
+        };
         if kind.is_file() {
             listing.files.push(relative);
         } else if kind.is_dir() {
             listing.folders.push(relative.clone());
             list(root, &relative, listing)?;
         } else if kind.is_symlink() {
-            return Err(CopyError::Refused { path, what: "a symbolic link" });
+            return Err(CopyError::Refused {
+                path,
+                what: "a symbolic link",
+            });
         } else {
-            return Err(CopyError::Refused { path, what: "a special file" });
+            return Err(CopyError::Refused {
+                path,
+                what: "a special file",
+            });
         }
     }
     Ok(())
@@ -106,9 +124,14 @@ fn open_source(path: &Path) -> Result<Option<File>, CopyError> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let Some(file) = unless_gone(opened).map_err(io_error(path))? else { return Ok(None) };
+    let Some(file) = unless_gone(opened).map_err(io_error(path))? else {
+        return Ok(None);
+    };
     if !file.metadata().map_err(io_error(path))?.is_file() {
-        return Err(CopyError::Refused { path: path.to_owned(), what: "not a regular file" });
+        return Err(CopyError::Refused {
+            path: path.to_owned(),
+            what: "not a regular file",
+        });
     }
     Ok(Some(file))
 }
@@ -160,7 +183,9 @@ pub(super) fn scan(root: &Path, stop: &AtomicBool) -> Result<Manifest, CopyError
     manifest.folders.extend(listing.folders);
     for relative in listing.files {
         let path = root.join(&relative);
-        let Some(file) = open_source(&path)? else { continue };
+        let Some(file) = open_source(&path)? else {
+            continue;
+        };
         let meta = file.metadata().map_err(io_error(&path))?;
         let mut blocks = Vec::new();
         let len = each_block(&path, &file, stop, |_, _, hash| {
@@ -168,7 +193,15 @@ pub(super) fn scan(root: &Path, stop: &AtomicBool) -> Result<Manifest, CopyError
             Ok(())
         })?;
         let mode = meta.permissions().mode() & 0o777;
-        manifest.files.insert(relative, FileEntry { len, mode, blocks, stamp: None });
+        manifest.files.insert(
+            relative,
+            FileEntry {
+                len,
+                mode,
+                blocks,
+                stamp: None,
+            },
+        );
     }
     Ok(manifest)
 }
@@ -184,7 +217,10 @@ pub(super) fn round(
 ) -> Result<Copied, CopyError> {
     if !source.is_dir() {
         let error = io::Error::from(io::ErrorKind::NotFound);
-        return Err(CopyError::Io { path: source.to_owned(), error });
+        return Err(CopyError::Io {
+            path: source.to_owned(),
+            error,
+        });
     }
     let mut listing = Listing::default();
     list(source, "", &mut listing)?;
@@ -220,14 +256,27 @@ fn remove_missing(
     let files: std::collections::HashSet<&String> = listing.files.iter().collect();
     let folders: std::collections::HashSet<&String> = listing.folders.iter().collect();
     let gone = |path: &&String| !files.contains(*path);
-    for relative in manifest.files.keys().filter(gone).cloned().collect::<Vec<_>>() {
+    for relative in manifest
+        .files
+        .keys()
+        .filter(gone)
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         let path = target.join(&relative);
         unless_gone(fs::remove_file(&path)).map_err(io_error(&path))?;
         manifest.files.remove(&relative);
     }
     let gone = |path: &&String| !folders.contains(*path);
     // The deepest first: a folder's path sorts before what is in it.
-    for relative in manifest.folders.iter().rev().filter(gone).cloned().collect::<Vec<_>>() {
+    for relative in manifest
+        .folders
+        .iter()
+        .rev()
+        .filter(gone)
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         let path = target.join(&relative);
         unless_gone(fs::remove_dir(&path)).map_err(io_error(&path))?;
         manifest.folders.remove(&relative);
@@ -245,7 +294,9 @@ fn copy_file(
     copied: &mut u64,
 ) -> Result<Option<FileEntry>, CopyError> {
     let now = SystemTime::now();
-    let Some(file) = open_source(from)? else { return Ok(None) };
+    let Some(file) = open_source(from)? else {
+        return Ok(None);
+    };
     let meta = file.metadata().map_err(io_error(from))?;
     let stamp = Stamp::of(&meta);
     if let Some(known) = &known
@@ -264,7 +315,10 @@ fn copy_file(
         .map_err(io_error(to))?;
     let mut blocks = Vec::with_capacity(known.len());
     let len = each_block(from, &file, stop, |offset, block, hash| {
-        if known.get(blocks.len()) != Some(&hash) {
+        let there = known.get(blocks.len());
+        // Past the target's end a hole reads as zeros, and stays a hole.
+        let is_hole = there.is_none() && block.iter().all(|&byte| byte == 0);
+        if there != Some(&hash) && !is_hole {
             output.write_all_at(block, offset)?;
             *copied += block.len() as u64;
         }
@@ -273,23 +327,28 @@ fn copy_file(
     })?;
     output.set_len(len).map_err(io_error(to))?;
     let mode = meta.permissions().mode() & 0o777;
-    output.set_permissions(Permissions::from_mode(mode | 0o200)).map_err(io_error(to))?;
+    output
+        .set_permissions(Permissions::from_mode(mode | 0o200))
+        .map_err(io_error(to))?;
     let stamp = stamp.is_settled(now).then_some(stamp);
-    Ok(Some(FileEntry { len, mode, blocks, stamp }))
+    Ok(Some(FileEntry {
+        len,
+        mode,
+        blocks,
+        stamp,
+    }))
 }
 
 /// Bytes of the source's blocks that differ from the manifest: what the next round has to do.
-pub(super) fn lag(
-    source: &Path,
-    manifest: &Manifest,
-    stop: &AtomicBool,
-) -> Result<u64, CopyError> {
+pub(super) fn lag(source: &Path, manifest: &Manifest, stop: &AtomicBool) -> Result<u64, CopyError> {
     let mut listing = Listing::default();
     list(source, "", &mut listing)?;
     let mut bytes = 0;
     for relative in listing.files {
         let path = source.join(&relative);
-        let Some(file) = open_source(&path)? else { continue };
+        let Some(file) = open_source(&path)? else {
+            continue;
+        };
         let known = manifest.files.get(&relative);
         let stamp = Stamp::of(&file.metadata().map_err(io_error(&path))?);
         if known.is_some_and(|known| known.stamp == Some(stamp)) {
@@ -315,7 +374,7 @@ mod tests {
 
     use super::*;
 
-    const GO: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
 
     fn folders() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let root = tempfile::tempdir().unwrap();
@@ -337,22 +396,47 @@ mod tests {
         let first = sync(&source, &target, &mut manifest);
         assert_eq!((first.total_bytes, first.copied_bytes), (655_360, 655_360));
 
-        let file = OpenOptions::new().write(true).open(source.join("a")).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(source.join("a"))
+            .unwrap();
         file.write_all_at(b"x", 3 * BLOCK as u64 + 5).unwrap();
         assert_eq!(lag(&source, &manifest, &GO).unwrap(), BLOCK as u64);
         let second = sync(&source, &target, &mut manifest);
         assert_eq!((second.total_bytes, second.copied_bytes), (655_360, 65_536));
-        assert_eq!(fs::read(source.join("a")).unwrap(), fs::read(target.join("a")).unwrap());
+        assert_eq!(
+            fs::read(source.join("a")).unwrap(),
+            fs::read(target.join("a")).unwrap()
+        );
         assert_eq!(sync(&source, &target, &mut manifest).copied_bytes, 0);
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        use std::os::unix::fs::MetadataExt;
+        let (_root, source, target) = folders();
+        let file = File::create(source.join("a")).unwrap();
+        file.set_len(16 * BLOCK as u64 + 9).unwrap();
+        file.write_all_at(b"x", 5 * BLOCK as u64).unwrap();
+        let copied = sync(&source, &target, &mut Manifest::default());
+        assert_eq!(copied.copied_bytes, BLOCK as u64);
+        assert_eq!(fs::read(source.join("a")).unwrap(), fs::read(target.join("a")).unwrap());
+        assert!(fs::metadata(target.join("a")).unwrap().blocks() * 512 < 8 * BLOCK as u64);
     }
 
     #[test]
     fn a_link_is_refused_by_name() {
         let (_root, source, target) = folders();
         std::os::unix::fs::symlink("/etc/passwd", source.join("bad")).unwrap();
-        let error = round(&source, &target, &mut Manifest::default(), Reading::Everything, &GO)
-            .unwrap_err()
-            .to_string();
+        let error = round(
+            &source,
+            &target,
+            &mut Manifest::default(),
+            Reading::Everything,
+            &GO,
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("/s/bad is a symbolic link"), "{error}");
     }
 
@@ -361,8 +445,13 @@ mod tests {
         let (_root, source, target) = folders();
         fs::write(source.join("a"), "x").unwrap();
         let stop = AtomicBool::new(true);
-        let outcome =
-            round(&source, &target, &mut Manifest::default(), Reading::Everything, &stop);
+        let outcome = round(
+            &source,
+            &target,
+            &mut Manifest::default(),
+            Reading::Everything,
+            &stop,
+        );
         assert!(matches!(outcome, Err(CopyError::Stopped)));
     }
 

@@ -95,7 +95,9 @@ impl ProcessDriver {
     /// driver that died before it could note them.
     pub(super) async fn kill_marked(&self, tag: &str) {
         let mark = format!("{REPLICA_VARIABLE}={}", self.replica_mark(tag));
-        let found = tokio::task::spawn_blocking(move || marked(&mark)).await.unwrap_or_default();
+        let found = tokio::task::spawn_blocking(move || marked(&mark))
+            .await
+            .unwrap_or_default();
         for process in found {
             self.kill(&process, Duration::ZERO).await;
         }
@@ -113,7 +115,10 @@ impl ProcessDriver {
         }
         let folder = self.folders.of(tag);
         let removed = tokio::task::spawn_blocking(move || remove_folder(&folder)).await;
-        let mut samples = self.samples.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut samples = self
+            .samples
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         samples.remove(tag);
         match removed {
             Ok(Ok(())) => Ok(()),
@@ -140,7 +145,9 @@ fn marked(entry: &str) -> Vec<ProcessId> {
         .filter_map(ProcessId::of)
         .filter(ProcessId::is_alive)
         .filter(|process| {
-            process.environment().is_some_and(|have| have.iter().any(|one| one == entry))
+            process
+                .environment()
+                .is_some_and(|have| have.iter().any(|one| one == entry))
         })
         .collect()
 }

@@ -19,7 +19,10 @@ pub(super) struct Fence {
 
 impl Fence {
     pub(super) fn new(root: &Path) -> Self {
-        Self { file: root.join("epoch"), lock: root.join("epoch.lock") }
+        Self {
+            file: root.join("epoch"),
+            lock: root.join("epoch.lock"),
+        }
     }
 
     /// Admits an operation of this epoch and remembers the epoch.
@@ -28,7 +31,11 @@ impl Fence {
         let guard = lock_file(&self.lock).map_err(io)?;
         let seen = self.read().map_err(io)?;
         if ours < seen {
-            return Err(DriverError::Fenced { operation, ours, seen });
+            return Err(DriverError::Fenced {
+                operation,
+                ours,
+                seen,
+            });
         }
         if ours > seen {
             self.write(ours).map_err(io)?;
@@ -63,7 +70,11 @@ impl Fence {
 
 /// Holds a lock file until dropped; short sections only.
 pub(super) fn lock_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
 }
@@ -80,7 +91,11 @@ mod tests {
         let error = other.admit("fork", Epoch(6)).unwrap_err();
         assert_eq!(
             error,
-            DriverError::Fenced { operation: "fork", ours: Epoch(6), seen: Epoch(7) }
+            DriverError::Fenced {
+                operation: "fork",
+                ours: Epoch(6),
+                seen: Epoch(7)
+            }
         );
         other.admit("fork", Epoch(7)).unwrap();
     }

@@ -45,7 +45,10 @@ struct RoundDone {
 
 impl Round {
     fn run(self) -> Result<RoundDone, CopyError> {
-        let io = |error: io::Error| CopyError::Io { path: self.saved.clone(), error };
+        let io = |error: io::Error| CopyError::Io {
+            path: self.saved.clone(),
+            error,
+        };
         // Without a saved manifest nobody knows what is there (an earlier round was cut off, or
         // the shadow has run): look.
         let mut manifest = match Manifest::load(&self.saved) {
@@ -53,8 +56,13 @@ impl Round {
             None => copy::scan(&self.target, &self.stop)?,
         };
         Manifest::forget(&self.saved).map_err(io)?;
-        let copied =
-            copy::round(&self.source, &self.target, &mut manifest, self.reading, &self.stop)?;
+        let copied = copy::round(
+            &self.source,
+            &self.target,
+            &mut manifest,
+            self.reading,
+            &self.stop,
+        )?;
         // At rest nothing changes, and every millisecond is the client's.
         let lag_bytes = match self.reading {
             Reading::TrustStamps => copy::lag(&self.source, &manifest, &self.stop)?,
@@ -64,7 +72,12 @@ impl Round {
             return Err(CopyError::Stopped);
         }
         manifest.save(&self.saved).map_err(io)?;
-        Ok(RoundDone { copied, lag_bytes, digest: manifest.digest(), tag: self.tag })
+        Ok(RoundDone {
+            copied,
+            lag_bytes,
+            digest: manifest.digest(),
+            tag: self.tag,
+        })
     }
 }
 
@@ -94,10 +107,15 @@ impl ProcessDriver {
             if record.host.id == target.id {
                 return Ok(record.endpoint());
             }
+            self.cgroups.remove(record.host.id.as_str(), tag);
         }
         let mut record = Record::new(tag, Side::Shadow, &instance.spec, target);
         self.cgroups.prepare(target, tag).map_err(|error| {
-            failed(OPERATION, tag, format!("limits of host {}: {error}", target.id))
+            failed(
+                OPERATION,
+                tag,
+                format!("limits of host {}: {error}", target.id),
+            )
         })?;
         self.ports.reserve(&self.folders, &mut record).map_err(io)?;
         Ok(record.endpoint())
@@ -124,10 +142,21 @@ impl ProcessDriver {
         let guard = self.tags.lock(OPERATION, tag, ctx.deadline).await?;
         let record = self.shadow_record(OPERATION, tag)?;
         if record.alive().is_some() {
-            return Err(failed(OPERATION, tag, "the shadow runs already: it owns its state now"));
+            return Err(failed(
+                OPERATION,
+                tag,
+                "the shadow runs already: it owns its state now",
+            ));
         }
         let stop = StopOnDrop(Arc::default());
-        let round = self.round(OPERATION, tag, instance, Reading::TrustStamps, &stop.0, guard);
+        let round = self.round(
+            OPERATION,
+            tag,
+            instance,
+            Reading::TrustStamps,
+            &stop.0,
+            guard,
+        );
         let done = within(OPERATION, tag, ctx.deadline, run_round(round, tag)).await?;
         Ok(SyncReport {
             total_bytes: done.copied.total_bytes,
@@ -165,8 +194,13 @@ impl ProcessDriver {
     ) -> Result<Forked, DriverError> {
         const OPERATION: &str = "fork";
         let tag = ctx.migration.as_str();
-        within(OPERATION, tag, ctx.deadline, self.fork_steps(OPERATION, ctx, instance, target))
-            .await
+        within(
+            OPERATION,
+            tag,
+            ctx.deadline,
+            self.fork_steps(OPERATION, ctx, instance, target),
+        )
+        .await
     }
 
     async fn fork_steps(
@@ -177,8 +211,10 @@ impl ProcessDriver {
         target: &Host,
     ) -> Result<Forked, DriverError> {
         let tag = ctx.migration.as_str();
-        let original_guard =
-            self.tags.lock(operation, &instance.replica.tag, ctx.deadline).await?;
+        let original_guard = self
+            .tags
+            .lock(operation, &instance.replica.tag, ctx.deadline)
+            .await?;
         let guard = self.tags.lock(operation, tag, ctx.deadline).await?;
         let mut record = self.shadow_record(operation, tag)?;
         if let Some(forked) = already_forked(ctx, &record).await {
@@ -189,7 +225,9 @@ impl ProcessDriver {
         }
         self.kill_marked(tag).await;
 
-        let (note, _guard) = self.copy_at_rest(operation, ctx, instance, original_guard, guard).await?;
+        let (note, _guard) = self
+            .copy_at_rest(operation, ctx, instance, original_guard, guard)
+            .await?;
         // The copy took time: a newer leader may have come, and this one must not start anything.
         self.fence.admit(operation, ctx.epoch)?;
         let io = |error: io::Error| transient(operation, tag, error);
@@ -214,28 +252,53 @@ impl ProcessDriver {
         let original = match self.folders.load(&instance.replica.tag) {
             Ok(Some(record)) => record,
             Ok(None) => {
-                return Err(failed(operation, &instance.replica.tag, "the original is unknown"));
+                return Err(failed(
+                    operation,
+                    &instance.replica.tag,
+                    "the original is unknown",
+                ));
             }
             Err(error) => return Err(transient(operation, &instance.replica.tag, error)),
         };
         // One more round while it runs, so that the one at rest has the least to do.
         let stop = StopOnDrop(Arc::default());
-        let round = self.round(operation, tag, instance, Reading::TrustStamps, &stop.0, guard);
+        let round = self.round(
+            operation,
+            tag,
+            instance,
+            Reading::TrustStamps,
+            &stop.0,
+            guard,
+        );
         let warm = run_round(round, tag).await?;
 
         let budget = self.config.pause_budget;
-        let pause =
-            Pause::begin(&self.folders, &original, budget, original_guard, Arc::clone(&stop.0))
-                .await
-                .map_err(|error| transient(operation, &original.tag, error))?;
-        let round = self.round(operation, tag, instance, Reading::Everything, &stop.0, warm.tag);
+        let pause = Pause::begin(
+            &self.folders,
+            &original,
+            budget,
+            original_guard,
+            Arc::clone(&stop.0),
+        )
+        .await
+        .map_err(|error| transient(operation, &original.tag, error))?;
+        let round = self.round(
+            operation,
+            tag,
+            instance,
+            Reading::Everything,
+            &stop.0,
+            warm.tag,
+        );
         let copied = tokio::select! {
             biased;
             () = pause.used_up() => None,
             copied = run_round(round, tag) => Some(copied),
         };
-        let rest =
-            pause.end().await.map_err(|error| transient(operation, &original.tag, error))?;
+        let rest = pause
+            .end()
+            .await
+            .map_err(|error| transient(operation, &original.tag, error))?;
         let done = match (copied, rest.ended) {
             (Some(Ok(done)), RestEnd::Asked) => done,
             (Some(Err(error)), RestEnd::Asked) => return Err(error),
@@ -268,7 +331,9 @@ impl ProcessDriver {
         let flag = Arc::clone(&stop.0);
         let scanned = tokio::task::spawn_blocking(move || copy::scan(&target, &flag)).await;
         let theirs = match scanned {
-            Ok(outcome) => outcome.map_err(|error| copy_error(operation, tag, &error))?.digest(),
+            Ok(outcome) => outcome
+                .map_err(|error| copy_error(operation, tag, &error))?
+                .digest(),
             Err(error) => return Err(transient(operation, tag, error)),
         };
         if theirs == digest {
@@ -298,16 +363,20 @@ async fn within<T>(
     deadline: Duration,
     work: impl Future<Output = Result<T, DriverError>>,
 ) -> Result<T, DriverError> {
-    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
-        let reason = format!("not done within {} ms", deadline.as_millis());
-        Err(transient(operation, tag, reason))
-    })
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| {
+            let reason = format!("not done within {} ms", deadline.as_millis());
+            Err(transient(operation, tag, reason))
+        })
 }
 
 /// The answer of an earlier call with the same operation id, if its shadow lives and is healthy.
 async fn already_forked(ctx: &OpContext, record: &Record) -> Option<Forked> {
     let note = record.fork.as_ref().filter(|note| note.op == ctx.op)?;
-    let replica = record.running().filter(|_| record.phase == Phase::Running)?;
+    let replica = record
+        .running()
+        .filter(|_| record.phase == Phase::Running)?;
     hooks::is_healthy(replica.endpoint, &record.spec.health_path)
         .await
         .then(|| forked(replica, note.clone()))

@@ -60,7 +60,9 @@ async fn exchange(
     let outcome = match response {
         Ok(response) => {
             let status = response.status();
-            let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+                .collect()
+                .await;
             body.map(|body| (status, body.to_bytes()))
         }
         Err(error) => Err(error.into()),
@@ -77,7 +79,11 @@ pub(super) async fn post(
     limit: Duration,
 ) -> Result<(), HookError> {
     let (status, _) = call(endpoint, Method::POST, path, body, limit).await?;
-    if status.is_success() { Ok(()) } else { Err(format!("POST {path} answered {status}")) }
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("POST {path} answered {status}"))
+    }
 }
 
 /// Whether the health path answers 200.
@@ -105,7 +111,9 @@ pub(super) async fn state(
     if status != StatusCode::OK {
         return Err(format!("GET {path} answered {status}"));
     }
-    serde_json::from_slice(&body).map(Some).map_err(|error| format!("GET {path}: {error}"))
+    serde_json::from_slice(&body)
+        .map(Some)
+        .map_err(|error| format!("GET {path}: {error}"))
 }
 
 #[cfg(test)]

@@ -36,11 +36,17 @@ pub(super) struct Template {
 
 impl Template {
     pub(super) fn fill(&self, text: &str) -> String {
-        self.values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+        self.values
+            .iter()
+            .fold(text.to_owned(), |text, (name, value)| {
+                text.replace(name, value)
+            })
     }
 
     pub(super) fn is_in(text: &str) -> bool {
-        ["{port}", "{state}", "{instance}", "{host}"].iter().any(|name| text.contains(name))
+        ["{port}", "{state}", "{instance}", "{host}"]
+            .iter()
+            .any(|name| text.contains(name))
     }
 }
 
@@ -55,7 +61,10 @@ impl ProcessDriver {
         Template {
             values: [
                 ("{port}", record.port.to_string()),
-                ("{state}", self.folders.state(&record.tag).display().to_string()),
+                (
+                    "{state}",
+                    self.folders.state(&record.tag).display().to_string(),
+                ),
                 ("{instance}", record.spec.id.to_string()),
                 ("{host}", record.host.id.to_string()),
             ],
@@ -74,7 +83,10 @@ impl ProcessDriver {
     ) -> Result<Replica, DriverError> {
         const OPERATION: &str = "start";
         let tag = spec.id.as_str();
-        let _one = self.tags.lock(OPERATION, tag, self.config.health_deadline).await?;
+        let _one = self
+            .tags
+            .lock(OPERATION, tag, self.config.health_deadline)
+            .await?;
         // It may run already, also under the tag of the migration that brought it here.
         let moved = |record: &&Record| record.side == Side::Shadow && record.spec.id == spec.id;
         let all = self.folders.all();
@@ -91,7 +103,8 @@ impl ProcessDriver {
         let mut record = Record::new(tag, Side::Original, spec, host);
         let outcome = self.bring_up(OPERATION, &mut record).await;
         if outcome.is_err() && !existed {
-            self.remove_all_of(OPERATION, tag, Some(host.id.as_str())).await?;
+            self.remove_all_of(OPERATION, tag, Some(host.id.as_str()))
+                .await?;
         }
         outcome
     }
@@ -126,7 +139,9 @@ impl ProcessDriver {
         }
         record.phase = Phase::Running;
         self.folders.save(record).map_err(io)?;
-        record.running().ok_or_else(|| transient(operation, subject, "it ended right after start"))
+        record
+            .running()
+            .ok_or_else(|| transient(operation, subject, "it ended right after start"))
     }
 
     async fn spawn(
@@ -137,12 +152,20 @@ impl ProcessDriver {
         let subject = record.tag.clone();
         let host = &record.host;
         self.cgroups.prepare(host, &record.tag).map_err(|error| {
-            failed(operation, subject.clone(), format!("limits of host {}: {error}", host.id))
+            failed(
+                operation,
+                subject.clone(),
+                format!("limits of host {}: {error}", host.id),
+            )
         })?;
         let command = self.command(operation, record)?;
         let child = self.spawn_limited(command, record).await.map_err(|error| {
             let program = record.spec.argv.first().map_or("", String::as_str);
-            failed(operation, subject.clone(), format!("program {program:?}: {error}"))
+            failed(
+                operation,
+                subject.clone(),
+                format!("program {program:?}: {error}"),
+            )
         })?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let Some(process) = pid.and_then(ProcessId::of) else {
@@ -161,7 +184,11 @@ impl ProcessDriver {
         let template = self.template(record);
         let mut words = record.spec.argv.iter().map(|word| template.fill(word));
         let Some(program) = words.next() else {
-            return Err(failed(operation, subject, "argv is empty: it must name a program"));
+            return Err(failed(
+                operation,
+                subject,
+                "argv is empty: it must name a program",
+            ));
         };
         let path = self.folders.log(&record.tag);
         let log = |error: io::Error| failed(operation, subject.clone(), error);
@@ -172,7 +199,11 @@ impl ProcessDriver {
         command
             .args(words)
             .env_clear()
-            .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .envs(
+                INHERITED
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
             .envs(self.environment(record))
             .stdin(Stdio::null())
             .stdout(out)
@@ -186,8 +217,9 @@ impl ProcessDriver {
     pub(super) fn environment(&self, record: &Record) -> BTreeMap<String, String> {
         let template = self.template(record);
         let spec = record.spec.env.iter();
-        let mut environment: BTreeMap<String, String> =
-            spec.map(|(name, value)| (name.clone(), template.fill(value))).collect();
+        let mut environment: BTreeMap<String, String> = spec
+            .map(|(name, value)| (name.clone(), template.fill(value)))
+            .collect();
         environment.insert(ROLE_VARIABLE.to_owned(), record.side.name().to_owned());
         environment.insert(REPLICA_VARIABLE.to_owned(), self.replica_mark(&record.tag));
         environment
@@ -210,7 +242,9 @@ impl ProcessDriver {
                 })
                 .map(|_| ())
         })?;
-        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the starting thread died")))
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the starting thread died")))
     }
 
     async fn await_health(
@@ -244,10 +278,15 @@ impl ProcessDriver {
     /// The last line of the log, for the error message.
     fn last_words(&self, tag: &str) -> String {
         let log = fs::read(self.folders.log(tag)).unwrap_or_default();
-        let tail = log.get(log.len().saturating_sub(2_000)..).unwrap_or_default();
+        let tail = log
+            .get(log.len().saturating_sub(2_000)..)
+            .unwrap_or_default();
         let text = String::from_utf8_lossy(tail);
         match text.lines().rfind(|line| !line.trim().is_empty()) {
-            Some(line) => format!("; it last said: {}", line.chars().take(300).collect::<String>()),
+            Some(line) => format!(
+                "; it last said: {}",
+                line.chars().take(300).collect::<String>()
+            ),
             None => String::new(),
         }
     }

@@ -43,7 +43,9 @@ impl Stamp {
 
     /// Whether no later change can hide behind this stamp, if the file is read from `now` on.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let now = now
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
         i128::try_from(now).unwrap_or(0) - i128::from(self.changed_ns) >= SETTLED_AFTER_NS
     }
 }
@@ -70,11 +72,17 @@ impl Manifest {
     pub(super) fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut text = |kind: &[u8; 1], path: &str| {
-            hasher.update(kind).update(&(path.len() as u64).to_le_bytes()).update(path.as_bytes());
+            hasher
+                .update(kind)
+                .update(&(path.len() as u64).to_le_bytes())
+                .update(path.as_bytes());
         };
         self.folders.iter().for_each(|path| text(b"d", path));
         for (path, file) in &self.files {
-            hasher.update(b"f").update(&(path.len() as u64).to_le_bytes()).update(path.as_bytes());
+            hasher
+                .update(b"f")
+                .update(&(path.len() as u64).to_le_bytes())
+                .update(path.as_bytes());
             hasher.update(&file.len.to_le_bytes());
             file.blocks.iter().for_each(|block| {
                 hasher.update(block);

@@ -76,11 +76,21 @@ impl Pause {
             return Err("the original does not run".to_owned());
         };
         let (folders, record) = (folders.clone(), record.clone());
-        let hold = Hold { folders, record, process, budget, _tag: tag };
+        let hold = Hold {
+            folders,
+            record,
+            process,
+            budget,
+            _tag: tag,
+        };
         let (release, over) = (CancellationToken::new(), CancellationToken::new());
         let (ready, is_ready) = oneshot::channel();
         let task = tokio::spawn(hold.run(release.clone(), over.clone(), ready, stop));
-        let this = Self { release: release.drop_guard(), over, task };
+        let this = Self {
+            release: release.drop_guard(),
+            over,
+            task,
+        };
         match is_ready.await {
             Ok(Ok(())) => Ok(this),
             Ok(Err(error)) => Err(error),
@@ -97,6 +107,13 @@ impl Pause {
     pub(super) async fn end(self) -> Result<Rest, HookError> {
         drop(self.release);
         self.task.await.map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Hold {
+    /// The runtime may end before the task does.
+    fn drop(&mut self) {
+        self.process.signal(Signal::CONT);
     }
 }
 
@@ -190,13 +207,19 @@ async fn go_on(record: &Record, process: &ProcessId) {
     if let Some(path) = &record.spec.hooks.resume
         && let Err(error) = hooks::post(record.endpoint(), path, None, RESUME_LIMIT).await
     {
-        tracing::warn!(replica = record.tag, error, "resume failed; its own deadline will do it");
+        tracing::warn!(
+            replica = record.tag,
+            error,
+            "resume failed; its own deadline will do it"
+        );
     }
 }
 
 /// Lets an original go on that a dead driver left at rest. The hook is called in the background.
 pub(super) fn wake(record: &Record) {
-    let Some(process) = record.alive().cloned() else { return };
+    let Some(process) = record.alive().cloned() else {
+        return;
+    };
     process.signal(Signal::CONT);
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         let record = record.clone();

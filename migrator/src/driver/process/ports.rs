@@ -27,7 +27,11 @@ impl Ports {
     pub(super) fn new(range: Range<u16>, hash: &[u8; 32], root: &Path) -> Self {
         let size = range.end - range.start;
         let offset = u16::from_le_bytes([hash[0], hash[1]]) % size;
-        Self { next: AtomicU16::new(offset), range, lock: root.join("ports.lock") }
+        Self {
+            next: AtomicU16::new(offset),
+            range,
+            lock: root.join("ports.lock"),
+        }
     }
 
     /// Finds a port and reserves it by saving `record` with it.

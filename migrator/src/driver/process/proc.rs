@@ -59,7 +59,11 @@ impl ProcessId {
     /// The process with this number, as it is now.
     pub(super) fn of(pid: i32) -> Option<Self> {
         let stat = stat(PathBuf::from(format!("/proc/{pid}/stat")))?;
-        Some(Self { pid, started: stat.started, boot: boot().to_owned() })
+        Some(Self {
+            pid,
+            started: stat.started,
+            boot: boot().to_owned(),
+        })
     }
 
     /// How replicas name it.
@@ -84,14 +88,19 @@ impl ProcessId {
 
     /// Whether this very process still runs. One that only waits to be reaped does not.
     pub(super) fn is_alive(&self) -> bool {
-        self.stat().is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+        self.stat()
+            .is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
     }
 
     /// Signals this very process: the descriptor is taken first and the identity checked after,
     /// so the number cannot be recycled in between. `false` when it is gone.
     pub(super) fn signal(&self, signal: Signal) -> bool {
-        let Some(pid) = Pid::from_raw(self.pid) else { return false };
-        let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return false;
+        };
+        let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return false;
+        };
         self.is_alive() && pidfd_send_signal(&descriptor, signal).is_ok()
     }
 
@@ -120,7 +129,9 @@ impl ProcessId {
     }
 
     fn threads_rest(&self) -> bool {
-        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return false };
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return false;
+        };
         threads.flatten().all(|thread| {
             // A thread that has gone in the meantime rests for good.
             stat(thread.path().join("stat"))
@@ -147,19 +158,26 @@ impl ProcessId {
     /// Its arguments as the kernel knows them.
     pub(super) fn arguments(&self) -> Option<Vec<String>> {
         self.stat()?;
-        Some(nul_separated(&fs::read(format!("/proc/{}/cmdline", self.pid)).ok()?))
+        Some(nul_separated(
+            &fs::read(format!("/proc/{}/cmdline", self.pid)).ok()?,
+        ))
     }
 
     /// Its environment at the start, as `NAME=value`.
     pub(super) fn environment(&self) -> Option<Vec<String>> {
         self.stat()?;
-        Some(nul_separated(&fs::read(format!("/proc/{}/environ", self.pid)).ok()?))
+        Some(nul_separated(
+            &fs::read(format!("/proc/{}/environ", self.pid)).ok()?,
+        ))
     }
 }
 
 fn nul_separated(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    text.split('\0').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    text.split('\0')
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -170,14 +188,24 @@ mod tests {
     fn a_command_with_parentheses_and_spaces_does_not_shift_the_fields() {
         let text = "7 (a) b (c) R 1 7 7 0 -1 4194304 1 2 3 4 150 50 0 0 20 0 1 0 98765 1 2 3";
         let stat = parse_stat(text).unwrap();
-        assert_eq!(stat, Stat { state: 'R', cpu_ticks: 200, started: 98_765 });
+        assert_eq!(
+            stat,
+            Stat {
+                state: 'R',
+                cpu_ticks: 200,
+                started: 98_765
+            }
+        );
     }
 
     #[test]
     fn a_process_is_told_apart_from_one_with_the_same_number() {
         let own = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.is_alive());
-        let earlier = ProcessId { started: own.started - 1, ..own.clone() };
+        let earlier = ProcessId {
+            started: own.started - 1,
+            ..own.clone()
+        };
         assert!(!earlier.is_alive());
         assert!(!earlier.signal(Signal::KILL));
         assert_eq!(ProcessId::from_handle(&own.handle()), Some(own));

@@ -88,7 +88,9 @@ pub(super) struct Folders {
 
 impl Folders {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.join("replicas") }
+        Self {
+            root: root.join("replicas"),
+        }
     }
 
     pub(super) fn of(&self, tag: &str) -> PathBuf {
@@ -132,8 +134,12 @@ impl Folders {
 
     /// All tags that have a directory, also a half-made one.
     pub(super) fn tags(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
         let mut tags: Vec<String> = names.filter(|name| is_tag(name)).collect();
         tags.sort();
         tags
@@ -141,7 +147,10 @@ impl Folders {
 
     /// All records that can be read.
     pub(super) fn all(&self) -> Vec<Record> {
-        self.tags().iter().filter_map(|tag| self.load(tag).ok().flatten()).collect()
+        self.tags()
+            .iter()
+            .filter_map(|tag| self.load(tag).ok().flatten())
+            .collect()
     }
 }
 

@@ -18,7 +18,9 @@ pub(super) struct Sample {
 }
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -37,20 +39,29 @@ impl ProcessDriver {
         let process = ProcessId::from_handle(&replica.handle).ok_or_else(gone)?;
         let own = process.cpu_ns().ok_or_else(gone)?;
         // The group also counts children, and finer than clock ticks.
-        let cpu_ns = self.cgroups.cpu_ns(replica.host.as_str(), &replica.tag).unwrap_or(own);
+        let cpu_ns = self
+            .cgroups
+            .cpu_ns(replica.host.as_str(), &replica.tag)
+            .unwrap_or(own);
         let memory = process.resident_bytes();
-        let sample = Sample { process, at: Instant::now(), cpu_ns };
+        let sample = Sample {
+            process,
+            at: Instant::now(),
+            cpu_ns,
+        };
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = samples.insert(replica.tag.clone(), sample.clone());
-        Ok(earlier.and_then(|earlier| millicores(&earlier, &sample)).map(|cpu| Reading {
-            at: now(),
-            demand: Resources {
-                cpu: Some(cpu),
-                memory: memory.map(|bytes| bytes as f64),
-                net_rx: None,
-                net_tx: None,
-            },
-        }))
+        Ok(earlier
+            .and_then(|earlier| millicores(&earlier, &sample))
+            .map(|cpu| Reading {
+                at: now(),
+                demand: Resources {
+                    cpu: Some(cpu),
+                    memory: memory.map(|bytes| bytes as f64),
+                    net_rx: None,
+                    net_tx: None,
+                },
+            }))
     }
 }
 
@@ -62,13 +73,29 @@ mod tests {
 
     #[test]
     fn a_restarted_process_does_not_look_like_a_sudden_rest() {
-        let process = |started| ProcessId { pid: 5, started, boot: "b".to_owned() };
+        let process = |started| ProcessId {
+            pid: 5,
+            started,
+            boot: "b".to_owned(),
+        };
         let at = Instant::now();
-        let first = Sample { process: process(1), at, cpu_ns: 1_000_000_000 };
+        let first = Sample {
+            process: process(1),
+            at,
+            cpu_ns: 1_000_000_000,
+        };
         let at = at + Duration::from_secs(2);
-        let second = Sample { process: process(1), at, cpu_ns: 2_000_000_000 };
+        let second = Sample {
+            process: process(1),
+            at,
+            cpu_ns: 2_000_000_000,
+        };
         assert_eq!(millicores(&first, &second), Some(500.0));
-        let other = Sample { process: process(2), at, cpu_ns: 3_000_000_000 };
+        let other = Sample {
+            process: process(2),
+            at,
+            cpu_ns: 3_000_000_000,
+        };
         assert_eq!(millicores(&first, &other), None);
     }
 }

@@ -29,15 +29,22 @@ impl ProcessDriver {
         shadow: &Replica,
     ) -> Result<(), DriverError> {
         const OPERATION: &str = "re-identify";
-        let Some(path) = &instance.spec.hooks.reidentify else { return Ok(()) };
+        let Some(path) = &instance.spec.hooks.reidentify else {
+            return Ok(());
+        };
         // Two clones that share a random state are a security hole, so the seed comes from the
         // kernel; it is handed over and kept nowhere.
         let seed = random_seed().map_err(|error| transient(OPERATION, &shadow.tag, error))?;
         let identity = format!("{}~{}", instance.spec.id, ctx.migration);
         let body = serde_json::json!({ "identity": identity, "seed": seed }).to_string();
-        hooks::post(shadow.endpoint, path, Some(body), HOOK_LIMIT.min(ctx.deadline))
-            .await
-            .map_err(|error| transient(OPERATION, &shadow.tag, error))
+        hooks::post(
+            shadow.endpoint,
+            path,
+            Some(body),
+            HOOK_LIMIT.min(ctx.deadline),
+        )
+        .await
+        .map_err(|error| transient(OPERATION, &shadow.tag, error))
     }
 
     pub(super) async fn check_shadow(
@@ -50,7 +57,11 @@ impl ProcessDriver {
         let copy = self.record_of(OPERATION, shadow)?;
         let original = self.record_of(OPERATION, &instance.replica)?;
         if copy.side != Side::Shadow || copy.tag != ctx.migration.as_str() {
-            return Err(failed(OPERATION, &shadow.tag, "this is not the migration's shadow"));
+            return Err(failed(
+                OPERATION,
+                &shadow.tag,
+                "this is not the migration's shadow",
+            ));
         }
         let mut checks = vec![self.check_identity(OPERATION, &original, &copy)?];
         checks.push(check_health(OPERATION, &copy).await?);
@@ -61,15 +72,15 @@ impl ProcessDriver {
         Ok(Verified { checks })
     }
 
-    fn record_of(
-        &self,
-        operation: &'static str,
-        replica: &Replica,
-    ) -> Result<Record, DriverError> {
+    fn record_of(&self, operation: &'static str, replica: &Replica) -> Result<Record, DriverError> {
         let loaded = self.folders.load(&replica.tag);
         let record = loaded.map_err(|error| transient(operation, &replica.tag, error))?;
         record
-            .filter(|record| record.running().is_some_and(|now| now.handle == replica.handle))
+            .filter(|record| {
+                record
+                    .running()
+                    .is_some_and(|now| now.handle == replica.handle)
+            })
             .ok_or_else(|| failed(operation, &replica.tag, "its process does not run any more"))
     }
 
@@ -87,17 +98,27 @@ impl ProcessDriver {
         }
         let running = |record: &Record| record.alive()?.arguments();
         let (Some(ours), Some(theirs)) = (running(original), running(shadow)) else {
-            return Err(transient(operation, &shadow.tag, "the arguments cannot be read"));
+            return Err(transient(
+                operation,
+                &shadow.tag,
+                "the arguments cannot be read",
+            ));
         };
         if ours.len() != theirs.len() {
-            return Err(differs(format!("{} arguments against {}", theirs.len(), ours.len())));
+            return Err(differs(format!(
+                "{} arguments against {}",
+                theirs.len(),
+                ours.len()
+            )));
         }
         let template = self.template(shadow);
         // An interpreter named in a script's first line stands before what the specification says.
         let before = ours.len().saturating_sub(shadow.spec.argv.len());
         let mut hasher = blake3::Hasher::new();
         for (index, (our, their)) in ours.iter().zip(&theirs).enumerate() {
-            let word = index.checked_sub(before).and_then(|at| shadow.spec.argv.get(at));
+            let word = index
+                .checked_sub(before)
+                .and_then(|at| shadow.spec.argv.get(at));
             let expected = match word.filter(|word| Template::is_in(word)) {
                 Some(word) => template.fill(word),
                 None => our.clone(),
@@ -108,16 +129,25 @@ impl ProcessDriver {
             hasher.update(word.unwrap_or(our).as_bytes()).update(b"\0");
         }
         let Some(environment) = shadow.alive().and_then(ProcessId::environment) else {
-            return Err(transient(operation, &shadow.tag, "the environment cannot be read"));
+            return Err(transient(
+                operation,
+                &shadow.tag,
+                "the environment cannot be read",
+            ));
         };
         for (name, value) in self.environment(shadow) {
             if !environment.contains(&format!("{name}={value}")) {
-                return Err(differs(format!("environment variable {name} is not as specified")));
+                return Err(differs(format!(
+                    "environment variable {name} is not as specified"
+                )));
             }
             hasher.update(name.as_bytes()).update(b"\0");
         }
         let digest = hasher.finalize().to_hex();
-        Ok(format!("identity: same program, arguments and environment ({})", &digest[..16]))
+        Ok(format!(
+            "identity: same program, arguments and environment ({})",
+            &digest[..16]
+        ))
     }
 }
 
@@ -126,7 +156,11 @@ async fn check_health(operation: &'static str, shadow: &Record) -> Result<String
     if hooks::is_healthy(shadow.endpoint(), path).await {
         Ok(format!("health: {path} answers 200"))
     } else {
-        Err(transient(operation, &shadow.tag, format!("{path} does not answer 200")))
+        Err(transient(
+            operation,
+            &shadow.tag,
+            format!("{path} does not answer 200"),
+        ))
     }
 }
 
@@ -145,11 +179,19 @@ async fn check_state(
     };
     for _ in 0..POSITIONS {
         let ours = hooks::state(original.endpoint(), path, limit).await;
-        let Some(ours) = ours.map_err(error(&original.tag))? else { continue };
-        let query = format!("position={}&timeout_ms={}", ours.position, limit.as_millis());
+        let Some(ours) = ours.map_err(error(&original.tag))? else {
+            continue;
+        };
+        let query = format!(
+            "position={}&timeout_ms={}",
+            ours.position,
+            limit.as_millis()
+        );
         let asked = hooks::with_query(path, &query);
         let theirs = hooks::state(shadow.endpoint(), &asked, limit + HOOK_LIMIT).await;
-        let Some(theirs) = theirs.map_err(error(&shadow.tag))? else { continue };
+        let Some(theirs) = theirs.map_err(error(&shadow.tag))? else {
+            continue;
+        };
         return compare(operation, &shadow.tag, &ours, &theirs);
     }
     let reason = format!("it had passed each of {POSITIONS} positions of the original");
@@ -164,14 +206,25 @@ fn compare(
 ) -> Result<String, DriverError> {
     let short = |digest: &str| digest.chars().take(16).collect::<String>();
     if ours.position != theirs.position {
-        let reason = format!("asked at {}, answered at {}", ours.position, theirs.position);
+        let reason = format!(
+            "asked at {}, answered at {}",
+            ours.position, theirs.position
+        );
         return Err(transient(operation, tag, reason));
     }
     if ours.digest != theirs.digest {
         let (ours, theirs, at) = (short(&ours.digest), short(&theirs.digest), ours.position);
-        return Err(failed(operation, tag, format!("state at {at}: {theirs} against {ours}")));
+        return Err(failed(
+            operation,
+            tag,
+            format!("state at {at}: {theirs} against {ours}"),
+        ));
     }
-    Ok(format!("state: equal at position {} ({})", ours.position, short(&ours.digest)))
+    Ok(format!(
+        "state: equal at position {} ({})",
+        ours.position,
+        short(&ours.digest)
+    ))
 }
 
 /// Without a state hook only the instant of the fork is known.

@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all a newcomer needs; both set up what is missing first.
+# ARGS is handed on: make demo ARGS=--short, make test ARGS='--test e2e'.
+
+CARGO ?= cargo
+# CI says --locked here.
+CARGO_FLAGS ?=
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+FORESHADOW := $(TARGET_DIR)/debug/foreshadow
+# `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
+export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
+
+.PHONY: help setup build demo compare test lint train
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing (deploy/setup)
+	@deploy/setup
+
+build: setup ## build the one binary
+	$(CARGO) build $(CARGO_FLAGS) -p foreshadow
+
+demo: build ## the whole system on this machine; ARGS=--short for the short form
+	$(FORESHADOW) demo $(ARGS)
+
+compare: build ## the demo under no, a reactive and the predictive policy, in one table
+	$(FORESHADOW) demo --compare $(ARGS)
+
+# The end-to-end tests start the binary, so it is built first.
+test: build ## every test
+	$(CARGO) test $(CARGO_FLAGS) --workspace $(ARGS)
+
+lint: setup ## formatting, clippy, and which crate may use which
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	deploy/check-arrows
+
+train: ## train and export the forecast models anew (onnx-models)
+	@deploy/setup --training
+	.venv/bin/python onnx-models/train.py $(ARGS)
