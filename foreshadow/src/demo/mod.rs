@@ -10,9 +10,9 @@
 //! One temporary folder holds everything; every process started is stopped, and the folder
 //! removed, on every way out (end, failure, Ctrl-C).
 
-mod planes;
-mod report;
-mod scenario;
+pub mod planes;
+pub mod report;
+pub mod scenario;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,8 @@ use crate::error::Failure;
 const TRACE: &str = include_str!("../../../deploy/demo/trace.csv");
 /// Steps of history in the trace.
 const HISTORY_STEPS: usize = 2_016;
+/// Steps that the demo plays.
+const LIVE_STEPS: usize = 115;
 /// Millicores that a host gives.
 const HOST_CPU: f64 = 600.0;
 /// Share of it that may be used.
@@ -97,7 +99,7 @@ impl Scenario {
         let mut last = 0.0;
         values
             .into_iter()
-            .flat_map(|(_, values)| values.iter().skip(HISTORY_STEPS))
+            .flat_map(|(_, values)| values.iter().skip(HISTORY_STEPS).take(LIVE_STEPS))
             .map(|value| {
                 last = value.unwrap_or(last);
                 last
