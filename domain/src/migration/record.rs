@@ -309,7 +309,7 @@ pub struct RouteTo {
 
 /// What the judge looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
+#[serde(tag = "scope", rename_all = "snake_case")]
 pub enum JudgeScope {
     /// Copied requests.
     Mirror,
@@ -324,7 +324,7 @@ pub enum JudgeScope {
 
 /// What a migration does to the world. Each is idempotent by its operation id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
+#[serde(tag = "effect", content = "with", rename_all = "snake_case")]
 pub enum EffectKind {
     /// Hold capacity on the target.
     Reserve,

@@ -420,6 +420,9 @@ proptest! {
                 prop_assert!(effects.len() <= 1);
                 prop_assert!(next.phase.is_final() || effects.len() == 1, "stuck in {:?}", next.phase);
                 prop_assert!(next.epoch >= record.epoch);
+                // What is stored is what is read back, in every state.
+                let stored = serde_json::to_vec(&next).unwrap();
+                prop_assert_eq!(&serde_json::from_slice::<Migration>(&stored).unwrap(), &next);
                 record = next;
             }
             // I1: the original goes only when the shadow is there and has all traffic.
