@@ -252,13 +252,15 @@ mod tests {
         ) {
             let of = |values: &[u64]| {
                 let mut histogram = LatencyHistogram::default();
-                values.iter().for_each(|&value| histogram.record(value));
+                for &value in values {
+                    histogram.record(value);
+                }
                 histogram
             };
             let (one, two) = (of(&first), of(&second));
             let mut both = one.clone();
             both.merge(&two);
-            prop_assert_eq!(both.total() as usize, first.len() + second.len());
+            prop_assert_eq!(both.total(), (first.len() + second.len()) as u64);
             prop_assert_eq!(both.since(&one), two);
         }
     }

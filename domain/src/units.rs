@@ -36,7 +36,11 @@ impl BasisPoints {
     #[must_use]
     pub const fn times(self, factor: u16) -> Self {
         let product = self.0.saturating_mul(factor);
-        if product > 10_000 { Self::ALL } else { Self(product) }
+        if product > 10_000 {
+            Self::ALL
+        } else {
+            Self(product)
+        }
     }
 
     /// A share of `value` hundredths of a percent.

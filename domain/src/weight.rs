@@ -139,7 +139,12 @@ impl RampPlan {
             BasisPoints::PERCENT.times(50),
             BasisPoints::ALL,
         ];
-        Self { stages: shares.into_iter().map(|shadow| Stage { shadow, hold_ms }).collect() }
+        Self {
+            stages: shares
+                .into_iter()
+                .map(|shadow| Stage { shadow, hold_ms })
+                .collect(),
+        }
     }
 
     /// The stages in order.

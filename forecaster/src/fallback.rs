@@ -15,7 +15,10 @@ const RESIDUALS: usize = 576;
 /// Curves at the horizons (in steps). `None` when nothing is known.
 pub fn forecast(history: &[f64], horizons: &[usize]) -> Option<Vec<QuantileCurve>> {
     let filled = fill(history)?;
-    horizons.iter().map(|&ahead| one(&filled, ahead.max(1))).collect()
+    horizons
+        .iter()
+        .map(|&ahead| one(&filled, ahead.max(1)))
+        .collect()
 }
 
 /// The known part of a history with gaps filled by the value before.
@@ -38,7 +41,11 @@ fn fill(history: &[f64]) -> Option<Vec<f64>> {
 fn one(values: &[f64], ahead: usize) -> Option<QuantileCurve> {
     let last = *values.last()?;
     let seasonal_back = DAY * ahead.div_ceil(DAY);
-    let season = |at: usize| at.checked_sub(seasonal_back).and_then(|i| values.get(i)).copied();
+    let season = |at: usize| {
+        at.checked_sub(seasonal_back)
+            .and_then(|i| values.get(i))
+            .copied()
+    };
     let from = values.len().saturating_sub(RESIDUALS).max(ahead);
     let mut naive = Vec::new();
     let mut seasonal = Vec::new();
@@ -91,7 +98,11 @@ mod tests {
         let history: Vec<f64> = (0..DAY * 3 + 140).map(day).collect();
         let curves = forecast(&history, &[1, 24]).unwrap();
         assert!((curves[0].median() - 100.0).abs() < 5.0);
-        assert!((curves[1].median() - 10.0).abs() < 5.0, "{}", curves[1].median());
+        assert!(
+            (curves[1].median() - 10.0).abs() < 5.0,
+            "{}",
+            curves[1].median()
+        );
     }
 
     #[test]

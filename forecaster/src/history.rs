@@ -98,7 +98,11 @@ impl Series {
 
     /// The newest value that is known.
     pub fn last(&self) -> Option<f64> {
-        self.values.iter().rev().copied().find(|value| value.is_finite())
+        self.values
+            .iter()
+            .rev()
+            .copied()
+            .find(|value| value.is_finite())
     }
 
     /// Number of values that are known.
@@ -135,7 +139,12 @@ mod tests {
         assert!((context[1] - 15.0).abs() < 1e-9);
         assert!(context[2].is_nan() && context[3].is_nan());
         assert!((context[4] - 7.0).abs() < 1e-9);
-        let counters = Counters { merged: 1, late: 1, refused: 2, gaps: 2 };
+        let counters = Counters {
+            merged: 1,
+            late: 1,
+            refused: 2,
+            gaps: 2,
+        };
         assert_eq!(series.counters(), counters);
         assert_eq!(series.last(), Some(7.0));
     }

@@ -1,5 +1,6 @@
 //! The ONNX model: its manifest, its contract, and running it.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -88,24 +89,35 @@ impl Model {
     /// [`ModelError`] saying which part is wrong; nothing is kept.
     pub fn load(folder: &Path, library: Option<&Path>) -> Result<Self, ModelError> {
         let text = read(&folder.join("manifest.json"))?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
-            ModelError::Manifest {
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|error| ModelError::Manifest {
                 field: "manifest.json",
                 value: error.to_string(),
                 allowed: "the fields of onnx-models/README.md".to_owned(),
-            }
-        })?;
+            })?;
         check(&manifest)?;
         let bytes = read(&folder.join(&manifest.file))?;
-        let found = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex(&Sha256::digest(&bytes));
         if manifest.sha256 != found {
-            return Err(ModelError::Hash { found, wanted: manifest.sha256 });
+            return Err(ModelError::Hash {
+                found,
+                wanted: manifest.sha256,
+            });
         }
         let environment = runtime(library)?;
-        let session = session(environment, &bytes).map_err(|error| ModelError::Runtime(error.to_string()))?;
+        let session =
+            session(environment, &bytes).map_err(|error| ModelError::Runtime(error.to_string()))?;
         let has = |names: Vec<String>, name: &str| names.iter().any(|known| known == name);
-        let inputs = session.inputs().iter().map(|port| port.name().to_owned()).collect();
-        let outputs = session.outputs().iter().map(|port| port.name().to_owned()).collect();
+        let inputs = session
+            .inputs()
+            .iter()
+            .map(|port| port.name().to_owned())
+            .collect();
+        let outputs = session
+            .outputs()
+            .iter()
+            .map(|port| port.name().to_owned())
+            .collect();
         if !has(inputs, &manifest.input.name) || !has(outputs, &manifest.output.name) {
             return Err(ModelError::Answer(format!(
                 "the graph has no input {:?} or no output {:?}",
@@ -160,9 +172,16 @@ impl Model {
         }
         let runtime = |error: ort::Error| ModelError::Runtime(error.to_string());
         #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
-        let flat: Vec<f32> = histories.iter().flatten().map(|&value| value as f32).collect();
+        let flat: Vec<f32> = histories
+            .iter()
+            .flatten()
+            .map(|&value| value as f32)
+            .collect();
         if flat.len() != histories.len() * self.context {
-            return Err(ModelError::Answer(format!("histories must have {} steps", self.context)));
+            return Err(ModelError::Answer(format!(
+                "histories must have {} steps",
+                self.context
+            )));
         }
         let tensor =
             Tensor::from_array(([histories.len(), self.context], flat)).map_err(runtime)?;
@@ -195,13 +214,23 @@ impl Model {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 fn curve(values: &[f32]) -> Result<QuantileCurve, ModelError> {
     let mut curve = [0.0; QUANTILE_LEVELS.len()];
     for (to, from) in curve.iter_mut().zip(values) {
         *to = f64::from(*from);
     }
     if !curve.iter().all(|value| value.is_finite()) {
-        return Err(ModelError::Answer("a quantile is not a finite number".to_owned()));
+        return Err(ModelError::Answer(
+            "a quantile is not a finite number".to_owned(),
+        ));
     }
     QuantileCurve::rearranged(curve)
         .ok_or_else(|| ModelError::Answer("no quantile is a number".to_owned()))
@@ -214,17 +243,28 @@ fn session(environment: &Environment, bytes: &[u8]) -> Result<Session, ort::Erro
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let failed = |reason: String| ModelError::Read { path: path.display().to_string(), reason };
-    let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+    let failed = |reason: String| ModelError::Read {
+        path: path.display().to_string(),
+        reason,
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|error| failed(error.to_string()))?
+        .len();
     if size > MAX_MODEL {
-        return Err(failed(format!("{size} bytes; at most {MAX_MODEL} are allowed")));
+        return Err(failed(format!(
+            "{size} bytes; at most {MAX_MODEL} are allowed"
+        )));
     }
     std::fs::read(path).map_err(|error| failed(error.to_string()))
 }
 
 fn check(manifest: &Manifest) -> Result<(), ModelError> {
     let bad = |field, value: String, allowed: &str| {
-        Err(ModelError::Manifest { field, value, allowed: allowed.to_owned() })
+        Err(ModelError::Manifest {
+            field,
+            value,
+            allowed: allowed.to_owned(),
+        })
     };
     if manifest.schema != 1 {
         return bad("schema", manifest.schema.to_string(), "1");
@@ -233,11 +273,19 @@ fn check(manifest: &Manifest) -> Result<(), ModelError> {
         return bad("file", manifest.file.clone(), "a name without a folder");
     }
     if manifest.levels != QUANTILE_LEVELS {
-        return bad("levels", format!("{:?}", manifest.levels), "domain::QUANTILE_LEVELS");
+        return bad(
+            "levels",
+            format!("{:?}", manifest.levels),
+            "domain::QUANTILE_LEVELS",
+        );
     }
     let rising = manifest.horizons.windows(2).all(|pair| pair[0] < pair[1]);
     if manifest.horizons.first().is_none_or(|&first| first == 0) || !rising {
-        return bad("horizons", format!("{:?}", manifest.horizons), "rising steps from 1");
+        return bad(
+            "horizons",
+            format!("{:?}", manifest.horizons),
+            "rising steps from 1",
+        );
     }
     for (field, port) in [("input", &manifest.input), ("output", &manifest.output)] {
         if port.dtype != "float32" {
@@ -245,7 +293,11 @@ fn check(manifest: &Manifest) -> Result<(), ModelError> {
         }
     }
     let wanted = [
-        ("input.shape", &manifest.input.shape, vec![manifest.context_steps]),
+        (
+            "input.shape",
+            &manifest.input.shape,
+            vec![manifest.context_steps],
+        ),
         (
             "output.shape",
             &manifest.output.shape,
@@ -253,9 +305,17 @@ fn check(manifest: &Manifest) -> Result<(), ModelError> {
         ),
     ];
     for (field, shape, dimensions) in wanted {
-        let found: Vec<_> = shape.iter().skip(1).filter_map(serde_json::Value::as_u64).collect();
+        let found: Vec<_> = shape
+            .iter()
+            .skip(1)
+            .filter_map(serde_json::Value::as_u64)
+            .collect();
         if found != dimensions.iter().map(|&d| d as u64).collect::<Vec<_>>() {
-            return bad(field, format!("{shape:?}"), &format!("[\"batch\", {dimensions:?}]"));
+            return bad(
+                field,
+                format!("{shape:?}"),
+                &format!("[\"batch\", {dimensions:?}]"),
+            );
         }
     }
     Ok(())
@@ -276,7 +336,10 @@ fn runtime(library: Option<&Path>) -> Result<&'static Environment, ModelError> {
     LOADED
         .get_or_init(|| {
             if !path.is_file() {
-                return Err(ModelError::Runtime(format!("{} is no file", path.display())));
+                return Err(ModelError::Runtime(format!(
+                    "{} is no file",
+                    path.display()
+                )));
             }
             let failed = |error: &dyn std::fmt::Display| {
                 ModelError::Runtime(format!("{}: {error}", path.display()))

@@ -38,7 +38,11 @@ pub struct ForecasterConfig {
 
 impl Default for ForecasterConfig {
     fn default() -> Self {
-        Self { step_ms: 300_000, model_dir: None, library: None }
+        Self {
+            step_ms: 300_000,
+            model_dir: None,
+            library: None,
+        }
     }
 }
 
@@ -83,7 +87,7 @@ impl Forecaster {
     /// # Errors
     /// [`ForecasterError`] for settings out of range.
     pub fn start(
-        config: ForecasterConfig,
+        config: &ForecasterConfig,
         store: SharedStore,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ForecasterError> {
@@ -109,7 +113,13 @@ impl Forecaster {
             step_ms: config.step_ms,
         };
         let task = tokio::spawn(worker.run(cancel.clone()));
-        Ok(Self { step_ms: config.step_ms, known, cancel, task, model })
+        Ok(Self {
+            step_ms: config.step_ms,
+            known,
+            cancel,
+            task,
+            model,
+        })
     }
 
     /// The model in use, or why there is none.
@@ -129,8 +139,9 @@ impl Forecaster {
         last_at: Timestamp,
     ) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let series =
-            known.entry((instance.clone(), resource)).or_insert_with(|| Series::new(self.step_ms));
+        let series = known
+            .entry((instance.clone(), resource))
+            .or_insert_with(|| Series::new(self.step_ms));
         series.preload(values, last_at.0);
     }
 
@@ -182,7 +193,9 @@ impl Worker {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for resource in Resource::ALL {
             for reading in &readings.readings {
-                let Some(value) = *reading.demand.get(resource) else { continue };
+                let Some(value) = *reading.demand.get(resource) else {
+                    continue;
+                };
                 let series = known
                     .entry((readings.instance.clone(), resource))
                     .or_insert_with(|| Series::new(self.step_ms));
@@ -204,17 +217,20 @@ impl Worker {
             }
         }
         let model = Arc::clone(&self.model);
-        let histories: Vec<_> = series.iter().map(|series| series.context(CONTEXT)).collect();
-        let predicted =
-            tokio::task::spawn_blocking(move || predict(&model, &histories)).await.map_err(
-                |error| StoreError::Unavailable {
-                    operation: "run the model",
-                    reason: error.to_string(),
-                },
-            )?;
+        let histories: Vec<_> = series
+            .iter()
+            .map(|series| series.context(CONTEXT))
+            .collect();
+        let predicted = tokio::task::spawn_blocking(move || predict(&model, &histories))
+            .await
+            .map_err(|error| StoreError::Unavailable {
+                operation: "run the model",
+                reason: error.to_string(),
+            })?;
         let now = self.clock.now();
         let mut by_instance: BTreeMap<InstanceId, Vec<Forecast>> = BTreeMap::new();
-        for (((instance, resource), series), answer) in keys.into_iter().zip(series).zip(predicted) {
+        for (((instance, resource), series), answer) in keys.into_iter().zip(series).zip(predicted)
+        {
             let Some(answer) = answer else { continue };
             let newest = series.newest_ms().unwrap_or(now.0);
             let samples = series.samples();
@@ -241,8 +257,13 @@ impl Worker {
         }
         for (instance, forecasts) in by_instance {
             let key = Key::new(Kind::Forecast, instance.as_str());
-            let record = InstanceForecast { instance, forecasts };
-            self.store.commit(Transaction::new().put(key, Expect::Any, &record)?).await?;
+            let record = InstanceForecast {
+                instance,
+                forecasts,
+            };
+            self.store
+                .commit(Transaction::new().put(key, Expect::Any, &record)?)
+                .await?;
         }
         Ok(())
     }
@@ -274,7 +295,10 @@ fn predict(
                     horizons: horizons.clone(),
                     curves,
                 };
-                return curves.into_iter().map(|curves| curves.map(answer)).collect();
+                return curves
+                    .into_iter()
+                    .map(|curves| curves.map(answer))
+                    .collect();
             }
             Err(error) => error.to_string(),
         },
@@ -289,7 +313,11 @@ fn predict(
                 version: "1".to_owned(),
                 fallback: Some(reason.clone()),
             };
-            Some(Answer { model, horizons: HORIZONS.to_vec(), curves })
+            Some(Answer {
+                model,
+                horizons: HORIZONS.to_vec(),
+                curves,
+            })
         })
         .collect()
 }

@@ -23,14 +23,22 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// it refuses.
 pub async fn get(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
     let doing = format!("ask http://{server}{path}");
-    let uri: hyper::Uri =
-        format!("http://{server}{path}").parse().map_err(Failure::failed(&doing))?;
+    let uri: hyper::Uri = format!("http://{server}{path}")
+        .parse()
+        .map_err(Failure::failed(&doing))?;
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let reply = client.get(uri).await.map_err(Failure::unavailable(&doing))?;
+    let reply = client
+        .get(uri)
+        .await
+        .map_err(Failure::unavailable(&doing))?;
     let ok = reply.status().is_success();
     let body = Limited::new(reply.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(Failure::failed(&doing))?.to_bytes();
-    if ok { Ok(body) } else { Err(Failure::Failed(String::from_utf8_lossy(&body).into_owned())) }
+    if ok {
+        Ok(body)
+    } else {
+        Err(Failure::Failed(String::from_utf8_lossy(&body).into_owned()))
+    }
 }
 
 async fn ask(options: &ClientOptions) -> Result<Status, Failure> {
@@ -62,11 +70,20 @@ pub async fn status(options: ClientOptions) -> Result<ExitCode, Failure> {
     print(options.output, &status, || {
         let mut text = String::new();
         for host in &status.hosts {
-            let peak = host.forecast.iter().map(|band| band.risk).fold(0.0, f64::max);
+            let peak = host
+                .forecast
+                .iter()
+                .map(|band| band.risk)
+                .fold(0.0, f64::max);
             let _ = writeln!(
                 text,
                 "host {}: {:.0} of {:.0} millicores (limit {:.0}), highest risk ahead {:.0} %, {} instances",
-                host.id, host.demand, host.capacity, host.limit, peak * 100.0, host.instances.len()
+                host.id,
+                host.demand,
+                host.capacity,
+                host.limit,
+                peak * 100.0,
+                host.instances.len()
             );
         }
         for migration in &status.migrations {
@@ -100,9 +117,11 @@ fn line(status: &MigrationStatus) -> String {
 /// As [`get`].
 pub async fn plan(options: ClientOptions) -> Result<ExitCode, Failure> {
     let status = ask(&options).await?;
-    print(options.output, &status.decision, || match &status.decision {
-        None => "no decision yet".to_owned(),
-        Some(decision) => describe(decision),
+    print(options.output, &status.decision, || {
+        match &status.decision {
+            None => "no decision yet".to_owned(),
+            Some(decision) => describe(decision),
+        }
     })
 }
 
@@ -135,9 +154,14 @@ pub fn describe(decision: &domain::Decision) -> String {
     }
     for other in &decision.alternatives {
         let target = other.target.as_ref().map_or("-", |target| target.as_str());
-        let score = other.score.map_or("-".to_owned(), |score| format!("{score:.1}"));
-        let _ =
-            writeln!(text, "  not {} to {target} (score {score}): {}", other.instance, other.reason);
+        let score = other
+            .score
+            .map_or("-".to_owned(), |score| format!("{score:.1}"));
+        let _ = writeln!(
+            text,
+            "  not {} to {target} (score {score}): {}",
+            other.instance, other.reason
+        );
     }
     text
 }
@@ -150,33 +174,45 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
     let status = ask(&options.client).await?;
     let found = match &options.migration {
         None => status.migrations.first(),
-        Some(id) => status.migrations.iter().find(|known| known.migration.id == *id),
+        Some(id) => status
+            .migrations
+            .iter()
+            .find(|known| known.migration.id == *id),
     };
     let Some(found) = found else {
-        let name = options.migration.map_or("any".to_owned(), |id| id.to_string());
+        let name = options
+            .migration
+            .map_or("any".to_owned(), |id| id.to_string());
         return Err(Failure::Config(format!("migration {name} is unknown")));
     };
-    let plan = status.plans.iter().find(|plan| plan.id == found.migration.plan);
+    let plan = status
+        .plans
+        .iter()
+        .find(|plan| plan.id == found.migration.plan);
     let path = format!("/api/migrations/{}/log", found.migration.id);
     let log: Vec<migrator::saga::LogLine> =
         serde_json::from_slice(&get(options.client.server, &path).await?)
             .map_err(Failure::failed("read the log"))?;
-    print(options.client.output, &serde_json::json!({"migration": found, "plan": plan, "log": log}), || {
-        let mut text = format!("{}\n", line(found));
-        if let Some(plan) = plan {
-            let _ = writeln!(text, "plan {}: {}", plan.id, describe(&plan.decision));
-        }
-        let start = found.migration.started_at();
-        for entry in &log {
-            let _ = writeln!(
-                text,
-                "  {:>7.2} s  {:<14} {} → {}",
-                entry.at.since(start) as f64 / 1_000.0,
-                entry.phase.name(),
-                entry.event,
-                entry.next.join(", ")
-            );
-        }
-        text
-    })
+    print(
+        options.client.output,
+        &serde_json::json!({"migration": found, "plan": plan, "log": log}),
+        || {
+            let mut text = format!("{}\n", line(found));
+            if let Some(plan) = plan {
+                let _ = writeln!(text, "plan {}: {}", plan.id, describe(&plan.decision));
+            }
+            let start = found.migration.started_at();
+            for entry in &log {
+                let _ = writeln!(
+                    text,
+                    "  {:>7.2} s  {:<14} {} → {}",
+                    entry.at.since(start) as f64 / 1_000.0,
+                    entry.phase.name(),
+                    entry.event,
+                    entry.next.join(", ")
+                );
+            }
+            text
+        },
+    )
 }

@@ -76,7 +76,9 @@ impl Config {
         };
         let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
         if text.trim().is_empty() {
-            return Err(at(&"it is empty; it needs data, hosts, services and instances"));
+            return Err(at(
+                &"it is empty; it needs data, hosts, services and instances",
+            ));
         }
         let config: Self = serde_saphyr::from_str(&text).map_err(|error| at(&error))?;
         config.validate().map_err(|reason| at(&reason))?;
@@ -114,17 +116,26 @@ impl Config {
                 return Err(format!("instances: {} occurs twice", spec.id));
             }
             if !hosts.contains(&placed.host) {
-                return Err(format!("instances: {}: host {} is unknown", spec.id, placed.host));
+                return Err(format!(
+                    "instances: {}: host {} is unknown",
+                    spec.id, placed.host
+                ));
             }
             if !services.contains(&spec.service) {
-                return Err(format!("instances: {}: service {} is unknown", spec.id, spec.service));
+                return Err(format!(
+                    "instances: {}: service {} is unknown",
+                    spec.id, spec.service
+                ));
             }
             if spec.argv.is_empty() {
                 return Err(format!("instances: {}: argv is empty", spec.id));
             }
         }
         if self.step_ms < 100 {
-            return Err(format!("step_ms is {}; allowed is 100 and more", self.step_ms));
+            return Err(format!(
+                "step_ms is {}; allowed is 100 and more",
+                self.step_ms
+            ));
         }
         let limit = self.migrator.utilisation_limit;
         if !(limit > 0.0 && limit <= 1.0) {
@@ -134,7 +145,9 @@ impl Config {
         }
         let risk = self.migrator.accepted_risk;
         if !(risk > 0.0 && risk < 1.0) {
-            return Err(format!("migrator.accepted_risk is {risk}; allowed is between 0 and 1"));
+            return Err(format!(
+                "migrator.accepted_risk is {risk}; allowed is between 0 and 1"
+            ));
         }
         Ok(())
     }

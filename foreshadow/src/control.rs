@@ -72,7 +72,7 @@ impl ControlPlane {
             step_ms: config.step_ms,
             ..ForecasterConfig::default()
         };
-        let forecaster = Forecaster::start(forecasting, Arc::clone(&store), Arc::clone(&clock))
+        let forecaster = Forecaster::start(&forecasting, Arc::clone(&store), Arc::clone(&clock))
             .map_err(Failure::unavailable("start the forecaster"))?;
         for (instance, values) in known {
             let last = Timestamp(clock.now().0.saturating_sub(config.step_ms));
@@ -140,7 +140,9 @@ async fn inventory(
                 epoch: domain::Epoch(0),
                 migration: None,
             };
-            records = records.put(key, Expect::Absent, &routing).map_err(&failed)?;
+            records = records
+                .put(key, Expect::Absent, &routing)
+                .map_err(&failed)?;
         }
     }
     store.commit(records).await.map_err(&failed)?;
@@ -149,11 +151,16 @@ async fn inventory(
         if store.get(&key).await.map_err(&failed)?.is_some() {
             continue;
         }
-        let Some(host) = config.hosts.iter().find(|host| host.id == placed.host) else { continue };
+        let Some(host) = config.hosts.iter().find(|host| host.id == placed.host) else {
+            continue;
+        };
         let replica = driver
             .start(&placed.spec, host)
             .await
-            .map_err(Failure::failed(&format!("start instance {}", placed.spec.id)))?;
+            .map_err(Failure::failed(&format!(
+                "start instance {}",
+                placed.spec.id
+            )))?;
         tracing::info!(instance = %placed.spec.id, host = %host.id, "started");
         let instance = Instance {
             spec: placed.spec.clone(),
@@ -161,7 +168,9 @@ async fn inventory(
             state: InstanceState::Running,
             placed_at: Timestamp(0),
         };
-        let put = Transaction::new().put(key, Expect::Absent, &instance).map_err(&failed)?;
+        let put = Transaction::new()
+            .put(key, Expect::Absent, &instance)
+            .map_err(&failed)?;
         store.commit(put).await.map_err(&failed)?;
     }
     Ok(())

@@ -39,10 +39,14 @@ pub async fn serve(
     listen: SocketAddr,
     cancel: CancellationToken,
 ) -> Result<SocketAddr, Failure> {
-    let listener = TcpListener::bind(listen).await.map_err(Failure::unavailable(&format!(
-        "serve the page on {listen} (choose another with --page)"
-    )))?;
-    let address = listener.local_addr().map_err(Failure::failed("read the page's address"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(Failure::unavailable(&format!(
+            "serve the page on {listen} (choose another with --page)"
+        )))?;
+    let address = listener
+        .local_addr()
+        .map_err(Failure::failed("read the page's address"))?;
     let app = Router::new()
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/healthz", get(|| async { "ok" }))
@@ -52,7 +56,10 @@ pub async fn serve(
         .with_state(api);
     tokio::spawn(async move {
         let shutdown = async move { cancel.cancelled().await };
-        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(shutdown).await {
+        if let Err(error) = axum::serve(listener, app)
+            .with_graceful_shutdown(shutdown)
+            .await
+        {
             tracing::warn!(%error, "the page is no longer served");
         }
     });
@@ -75,7 +82,11 @@ async fn get_log(State(api): State<Api>, Path(id): Path<String>) -> Response {
         Ok(id) => id,
         Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     };
-    match api.store.read_log(&migrator::saga::log_name(&id), 0, 10_000).await {
+    match api
+        .store
+        .read_log(&migrator::saga::log_name(&id), 0, 10_000)
+        .await
+    {
         Ok(entries) if entries.is_empty() => {
             (StatusCode::NOT_FOUND, format!("migration {id} is unknown")).into_response()
         }
@@ -92,12 +103,16 @@ async fn get_log(State(api): State<Api>, Path(id): Path<String>) -> Response {
 
 async fn abort(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match MigrationId::new(id) {
-        Ok(id) if api.migrator.abort(&id, "an operator asked for it") => {
-            (StatusCode::ACCEPTED, format!("migration {id} is asked to roll back")).into_response()
-        }
-        Ok(id) => {
-            (StatusCode::NOT_FOUND, format!("migration {id} is not running here")).into_response()
-        }
+        Ok(id) if api.migrator.abort(&id, "an operator asked for it") => (
+            StatusCode::ACCEPTED,
+            format!("migration {id} is asked to roll back"),
+        )
+            .into_response(),
+        Ok(id) => (
+            StatusCode::NOT_FOUND,
+            format!("migration {id} is not running here"),
+        )
+            .into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     }
 }

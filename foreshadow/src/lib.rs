@@ -41,7 +41,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Workload(options) => {
             log("warn");
             block_on(async {
-                workload::serve(options).await.map_err(Failure::failed("serve the workload"))?;
+                workload::serve(options)
+                    .await
+                    .map_err(Failure::failed("serve the workload"))?;
                 Ok(ExitCode::SUCCESS)
             })
         }
@@ -52,7 +54,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
 fn log(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn block_on<F: Future<Output = Result<ExitCode, Failure>>>(work: F) -> Result<ExitCode, Failure> {

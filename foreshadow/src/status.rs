@@ -132,9 +132,16 @@ pub async fn read(
     let latest = store.get(&Key::new(Kind::Decision, "latest")).await?;
     Ok(Status {
         at,
-        hosts: world.hosts.keys().map(|id| host(&world, settings, id)).collect(),
+        hosts: world
+            .hosts
+            .keys()
+            .map(|id| host(&world, settings, id))
+            .collect(),
         migrations,
-        decision: latest.map(|record| record.parse()).transpose()?.map(|d| d.value),
+        decision: latest
+            .map(|record| record.parse())
+            .transpose()?
+            .map(|d| d.value),
         plans,
         routing,
     })
@@ -145,7 +152,9 @@ fn host(world: &World, settings: &Settings, id: &HostId) -> HostStatus {
     let instances: Vec<_> = world
         .on_host(id)
         .map(|instance| {
-            let demand = world.present_demand(&instance.spec.id, Resource::Cpu).unwrap_or(0.0);
+            let demand = world
+                .present_demand(&instance.spec.id, Resource::Cpu)
+                .unwrap_or(0.0);
             (instance.spec.id.to_string(), demand)
         })
         .collect();
@@ -173,7 +182,11 @@ fn host(world: &World, settings: &Settings, id: &HostId) -> HostStatus {
         });
     HostStatus {
         id: id.clone(),
-        capacity: world.hosts.get(id).and_then(|host| host.capacity.cpu).unwrap_or(0.0),
+        capacity: world
+            .hosts
+            .get(id)
+            .and_then(|host| host.capacity.cpu)
+            .unwrap_or(0.0),
         limit,
         demand: instances.iter().map(|(_, demand)| demand).sum(),
         instances,
@@ -182,26 +195,42 @@ fn host(world: &World, settings: &Settings, id: &HostId) -> HostStatus {
     }
 }
 
+/// A phase as people read it.
+pub fn phase_name(phase: Phase) -> String {
+    if let Phase::Ramping { stage } = phase {
+        format!("ramping, stage {}", stage + 1)
+    } else {
+        phase.name().to_owned()
+    }
+}
+
 async fn migration(store: &dyn Store, migration: Migration) -> Result<MigrationStatus, StoreError> {
-    let traffic = store.get(&Key::new(Kind::Traffic, migration.service.as_str())).await?;
+    let traffic = store
+        .get(&Key::new(Kind::Traffic, migration.service.as_str()))
+        .await?;
     let traffic: Option<Traffic> = traffic.map(|r| r.parse()).transpose()?.map(|t| t.value);
-    let progress = store.get(&Key::new(Kind::Progress, migration.id.as_str())).await?;
+    let progress = store
+        .get(&Key::new(Kind::Progress, migration.id.as_str()))
+        .await?;
     let sides = [Side::Original, Side::Shadow]
         .into_iter()
         .map(|side| {
             let name = side_cluster(&migration.service, &migration.instance, side);
-            let counts = traffic.as_ref().map(|t| t.cluster(&name)).unwrap_or_default();
+            let counts = traffic
+                .as_ref()
+                .map(|t| t.cluster(&name))
+                .unwrap_or_default();
             (side.name().to_owned(), SideStatus::from(&counts))
         })
         .collect();
-    let phase = match migration.phase {
-        Phase::Ramping { stage } => format!("ramping, stage {}", stage + 1),
-        other => other.name().to_owned(),
-    };
+    let phase = phase_name(migration.phase);
     Ok(MigrationStatus {
         phase,
         shadow_bp: migration.split().shadow().get(),
-        progress: progress.map(|record| record.parse()).transpose()?.map(|p| p.value),
+        progress: progress
+            .map(|record| record.parse())
+            .transpose()?
+            .map(|p| p.value),
         sides,
         migration,
     })

@@ -58,7 +58,10 @@ pub fn host_demand(
     with: Option<&InstanceId>,
 ) -> (f64, f64) {
     let leaving = |id: &InstanceId| {
-        world.migrations.iter().any(|m| m.instance == *id && m.target != *host)
+        world
+            .migrations
+            .iter()
+            .any(|m| m.instance == *id && m.target != *host)
     };
     let arriving = world
         .migrations

@@ -27,14 +27,17 @@ pub fn decide(world: &World, settings: &Settings, memory: &mut Memory) -> Decisi
         alternatives: Vec::new(),
         summary: String::new(),
     };
-    let mut free = settings.max_migrations.saturating_sub(world.migrations.len());
+    let mut free = settings
+        .max_migrations
+        .saturating_sub(world.migrations.len());
     for contention in decision.contention.clone() {
         let (best, rest) = best_move(world, settings, &contention);
         decision.alternatives.extend(rest);
         let Some(best) = best else { continue };
-        let busy = decision.moves.iter().any(|taken| {
-            taken.instance == best.instance || taken.from == best.from
-        });
+        let busy = decision
+            .moves
+            .iter()
+            .any(|taken| taken.instance == best.instance || taken.from == best.from);
         if free == 0 || busy {
             decision.alternatives.push(Alternative {
                 instance: best.instance,
@@ -53,7 +56,11 @@ pub fn decide(world: &World, settings: &Settings, memory: &mut Memory) -> Decisi
 }
 
 fn summary(decision: &Decision) -> String {
-    match (decision.policy, decision.contention.first(), decision.moves.first()) {
+    match (
+        decision.policy,
+        decision.contention.first(),
+        decision.moves.first(),
+    ) {
         (Policy::None, _, _) => "policy none: nothing is ever moved".to_owned(),
         (Policy::Reactive | Policy::Predictive, None, _) => {
             "no contention in sight: nothing to do".to_owned()
@@ -103,7 +110,11 @@ fn best_move(
             });
             continue;
         }
-        for target in world.hosts.values().filter(|host| host.id != contention.host) {
+        for target in world
+            .hosts
+            .values()
+            .filter(|host| host.id != contention.host)
+        {
             match unfit(world, settings, instance, target) {
                 Some(reason) => refused.push(Alternative {
                     instance: instance.spec.id.clone(),
@@ -126,7 +137,10 @@ fn best_move(
             instance: other.instance,
             target: Some(other.target),
             score: Some(other.score),
-            reason: format!("a better one scores {:.1}", best.as_ref().map_or(0.0, |b| b.score)),
+            reason: format!(
+                "a better one scores {:.1}",
+                best.as_ref().map_or(0.0, |b| b.score)
+            ),
         })
         .collect();
     alternatives.append(&mut refused);
@@ -147,7 +161,10 @@ fn stays(world: &World, settings: &Settings, instance: &Instance) -> Option<Stri
     } else if world.is_migrating(&spec.id) {
         Some("it is being moved".to_owned())
     } else if instance.placed_at.0 > 0 && rested < settings.cool_down_ms {
-        Some(format!("it was moved {rested} ms ago; cool-down is {} ms", settings.cool_down_ms))
+        Some(format!(
+            "it was moved {rested} ms ago; cool-down is {} ms",
+            settings.cool_down_ms
+        ))
     } else {
         None
     }
@@ -165,7 +182,10 @@ fn unfit(world: &World, settings: &Settings, instance: &Instance, host: &Host) -
         return Some(format!("anti-affinity with {}", other.spec.id));
     }
     if let Some(capacity) = host.capacity.memory {
-        let used: u64 = world.on_host(&host.id).map(|other| other.spec.memory_bytes).sum();
+        let used: u64 = world
+            .on_host(&host.id)
+            .map(|other| other.spec.memory_bytes)
+            .sum();
         let held: f64 = world
             .reservations
             .iter()
@@ -177,15 +197,21 @@ fn unfit(world: &World, settings: &Settings, instance: &Instance, host: &Host) -
         }
     }
     let limit = detect::limit(world, &host.id, Resource::Cpu, settings)?;
-    std::iter::once(0).chain(detect::points(settings)).find_map(|ahead| {
-        let with = Some(&instance.spec.id);
-        let (mean, variance) =
-            detect::host_demand(world, &host.id, Resource::Cpu, ahead, None, with);
-        let risk = detect::exceedance(mean, variance, limit);
-        (risk > settings.accepted_risk).then(|| {
-            format!("would be in contention itself: {:.0} % likely in {ahead} ms", risk * 100.0)
+    std::iter::once(0)
+        .chain(detect::points(settings))
+        .find_map(|ahead| {
+            let with = Some(&instance.spec.id);
+            let (mean, variance) =
+                detect::host_demand(world, &host.id, Resource::Cpu, ahead, None, with);
+            let risk = detect::exceedance(mean, variance, limit);
+            // Hysteresis: what may enter must leave more room than what makes one leave.
+            (risk > settings.accepted_risk / 2.0).then(|| {
+                format!(
+                    "would be in contention itself: {:.0} % likely in {ahead} ms",
+                    risk * 100.0
+                )
+            })
         })
-    })
 }
 
 /// A move with its score: what it relieves, minus what it costs.
@@ -225,7 +251,10 @@ fn scored(
     let cost = mib / 256.0;
     let score = relief + rise + priority - cost;
     let upper = then + 1.645 * variance.sqrt();
-    let mut reserve = Resources { memory: instance.spec.memory_bytes as f64, ..Resources::default() };
+    let mut reserve = Resources {
+        memory: instance.spec.memory_bytes as f64,
+        ..Resources::default()
+    };
     reserve.cpu = upper.max(now);
     Move {
         instance: id.clone(),
@@ -242,7 +271,10 @@ fn scored(
                 after * 100.0,
                 there * 100.0
             ),
-            format!("rise {rise:+.1}: its {resource} goes from {now:.0} to {then:.0} {}", resource.unit()),
+            format!(
+                "rise {rise:+.1}: its {resource} goes from {now:.0} to {then:.0} {}",
+                resource.unit()
+            ),
             format!("priority {priority:+.1}: {:?}", instance.spec.priority),
             format!("cost {:+.1}: {mib:.0} MiB of memory to copy", -cost),
         ],

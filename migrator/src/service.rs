@@ -17,7 +17,9 @@ use domain::{
     Decision, HolderId, IdError, Instance, InstanceId, Migration, MigrationId, Plan, PlanId,
     Reading, Readings, Resource,
 };
-use store::{Clock, Expect, Generation, Key, Kind, Lease, LeaseName, SharedStore, StoreError, Transaction};
+use store::{
+    Clock, Expect, Generation, Key, Kind, Lease, LeaseName, SharedStore, StoreError, Transaction,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,12 +56,17 @@ struct Aborts(Mutex<BTreeMap<MigrationId, watch::Sender<Option<String>>>>);
 impl Aborts {
     fn listen(&self, id: &MigrationId) -> watch::Receiver<Option<String>> {
         let mut senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.entry(id.clone()).or_insert_with(|| watch::channel(None).0).subscribe()
+        senders
+            .entry(id.clone())
+            .or_insert_with(|| watch::channel(None).0)
+            .subscribe()
     }
 
     fn send(&self, id: &MigrationId, reason: String) -> bool {
         let senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.get(id).is_some_and(|sender| sender.send(Some(reason)).is_ok())
+        senders
+            .get(id)
+            .is_some_and(|sender| sender.send(Some(reason)).is_ok())
     }
 }
 
@@ -99,7 +106,11 @@ impl Migrator {
         let tasks = shared.tasks.clone();
         tasks.spawn(sample_loop(shared.clone(), sample));
         tasks.spawn(lead_loop(shared.clone()));
-        Self { cancel: shared.cancel, tasks, aborts: shared.aborts }
+        Self {
+            cancel: shared.cancel,
+            tasks,
+            aborts: shared.aborts,
+        }
     }
 
     /// Asks for a migration to be undone. `false` when it is not running here.
@@ -123,7 +134,11 @@ fn lease_name() -> LeaseName {
 async fn lead_loop(shared: Shared) {
     let ttl = Duration::from_millis(shared.settings.lease_ms.max(100));
     while !shared.cancel.is_cancelled() {
-        match shared.store.acquire(&lease_name(), &shared.holder, ttl).await {
+        match shared
+            .store
+            .acquire(&lease_name(), &shared.holder, ttl)
+            .await
+        {
             Ok(Some(lease)) => {
                 tracing::info!(epoch = %lease.epoch, "leading");
                 if let Err(error) = lead(&shared, &lease, ttl).await {
@@ -223,22 +238,33 @@ async fn look(
     let latest = Key::new(Kind::Decision, "latest");
     if decision.moves.is_empty() {
         if worth_storing(shared, &latest, &decision).await? {
-            let put = Transaction::new().fenced(lease).put(latest, Expect::Any, &decision)?;
+            let put = Transaction::new()
+                .fenced(lease)
+                .put(latest, Expect::Any, &decision)?;
             shared.store.commit(put).await?;
         }
         return Ok(());
     }
     let number = shared.store.list(Kind::Plan).await?.len() + 1;
     let id = PlanId::new(format!("p-{number}"))?;
-    let parent = number.checked_sub(1).filter(|n| *n > 0).map(|n| PlanId::new(format!("p-{n}")));
-    let stored = Plan { id: id.clone(), parent: parent.transpose()?, decision: decision.clone() };
+    let parent = number
+        .checked_sub(1)
+        .filter(|n| *n > 0)
+        .map(|n| PlanId::new(format!("p-{n}")));
+    let stored = Plan {
+        id: id.clone(),
+        parent: parent.transpose()?,
+        decision: decision.clone(),
+    };
     let put = Transaction::new()
         .fenced(lease)
         .put(latest, Expect::Any, &decision)?
         .put(Key::new(Kind::Plan, id.as_str()), Expect::Absent, &stored)?;
     shared.store.commit(put).await?;
     for (index, intent) in decision.moves.iter().enumerate() {
-        let Some(instance) = world.instances.get(&intent.instance) else { continue };
+        let Some(instance) = world.instances.get(&intent.instance) else {
+            continue;
+        };
         let migration = Migration::new(
             MigrationId::new(format!("m-{number}-{}", index + 1))?,
             id.clone(),
@@ -267,7 +293,11 @@ async fn worth_storing(
     key: &Key,
     decision: &Decision,
 ) -> Result<bool, MigratorError> {
-    let before = shared.store.get(key).await?.map(|record| record.parse::<Decision>());
+    let before = shared
+        .store
+        .get(key)
+        .await?
+        .map(|record| record.parse::<Decision>());
     Ok(match before.transpose()? {
         Some(before) => {
             before.value.summary != decision.summary
@@ -300,13 +330,18 @@ async fn sample(
 ) -> Result<(), MigratorError> {
     let world = World::read(&*shared.store, shared.clock.now()).await?;
     for instance in world.instances.values() {
-        let Some(reading) = reading(shared, &world, instance).await else { continue };
+        let Some(reading) = reading(shared, &world, instance).await else {
+            continue;
+        };
         let ring = rings.entry(instance.spec.id.clone()).or_default();
         ring.push(reading);
         if ring.len() > Readings::KEPT {
             ring.remove(0);
         }
-        let readings = Readings { instance: instance.spec.id.clone(), readings: ring.clone() };
+        let readings = Readings {
+            instance: instance.spec.id.clone(),
+            readings: ring.clone(),
+        };
         let key = Key::new(Kind::Readings, instance.spec.id.as_str());
         let put = Transaction::new().put(key, Expect::Any, &readings)?;
         shared.store.commit(put).await?;

@@ -42,11 +42,23 @@ impl World {
         migrations.retain(|migration| !migration.phase.is_final());
         Ok(Self {
             at,
-            hosts: hosts.into_iter().map(|host| (host.id.clone(), host)).collect(),
+            hosts: hosts
+                .into_iter()
+                .map(|host| (host.id.clone(), host))
+                .collect(),
             services: all(store, Kind::Service).await?,
-            instances: instances.into_iter().map(|i| (i.spec.id.clone(), i)).collect(),
-            forecasts: forecasts.into_iter().map(|f| (f.instance.clone(), f)).collect(),
-            readings: readings.into_iter().map(|r| (r.instance.clone(), r)).collect(),
+            instances: instances
+                .into_iter()
+                .map(|i| (i.spec.id.clone(), i))
+                .collect(),
+            forecasts: forecasts
+                .into_iter()
+                .map(|f| (f.instance.clone(), f))
+                .collect(),
+            readings: readings
+                .into_iter()
+                .map(|r| (r.instance.clone(), r))
+                .collect(),
             reservations: all(store, Kind::Reservation).await?,
             migrations,
         })
@@ -61,7 +73,9 @@ impl World {
 
     /// Whether an instance is under migration.
     pub fn is_migrating(&self, instance: &InstanceId) -> bool {
-        self.migrations.iter().any(|migration| migration.instance == *instance)
+        self.migrations
+            .iter()
+            .any(|migration| migration.instance == *instance)
     }
 
     /// An instance's present demand: the mean of its last three readings.
@@ -93,5 +107,8 @@ impl World {
 
 async fn all<T: DeserializeOwned>(store: &dyn Store, kind: Kind) -> Result<Vec<T>, StoreError> {
     let records = store.list(kind).await?;
-    records.iter().map(|record| Ok(record.parse()?.value)).collect()
+    records
+        .iter()
+        .map(|record| Ok(record.parse()?.value))
+        .collect()
 }

@@ -18,7 +18,9 @@ use serde_json::Value;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn demo(arguments: &[&str]) -> (Output, Value) {
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let output = Command::new(binary())
         .args(["demo", "--short", "--page", "127.0.0.1:0", "-o", "json"])
         .args(arguments)
@@ -39,13 +41,22 @@ fn an_instance_is_moved_ahead_of_contention_and_no_request_is_lost() {
     let (output, report) = demo(&[]);
     assert!(output.status.success(), "{report:#}\n{}", told(&output));
     assert_eq!(report["failed"], 0, "{report:#}");
-    assert!(report["sent"].as_u64().unwrap() > 1_000, "too few requests to mean anything");
+    assert!(
+        report["sent"].as_u64().unwrap() > 1_000,
+        "too few requests to mean anything"
+    );
     let moved = &report["migrations"][0];
     assert_eq!(moved["outcome"], "done", "{report:#}");
     let decided = moved["decided_at_s"].as_f64().unwrap();
     let contended = report["contended_from_s"].as_f64().unwrap();
-    assert!(decided < contended, "decided at {decided} s, contention from {contended} s");
-    assert!(!told(&output).contains("Envoy is missing"), "Envoy must be part of it");
+    assert!(
+        decided < contended,
+        "decided at {decided} s, contention from {contended} s"
+    );
+    assert!(
+        !told(&output).contains("Envoy is missing"),
+        "Envoy must be part of it"
+    );
 }
 
 #[test]
@@ -57,15 +68,24 @@ fn a_shadow_that_answers_with_errors_is_rolled_back() {
     let failed = report["failed"].as_u64().unwrap();
     // What the bad shadow itself answered before the judge acted, and nothing beyond.
     let exposed = moved["shadow"][1].as_u64().unwrap();
-    assert!(failed <= exposed, "{failed} requests failed, the shadow failed {exposed}");
-    assert!(failed < 50, "{failed} requests were exposed before the judge acted");
+    assert!(
+        failed <= exposed,
+        "{failed} requests failed, the shadow failed {exposed}"
+    );
+    assert!(
+        failed < 50,
+        "{failed} requests were exposed before the judge acted"
+    );
 }
 
 #[test]
 fn a_slow_shadow_is_rolled_back_without_a_failed_request() {
     let (output, report) = demo(&["--bad-shadow", "slow"]);
     assert!(output.status.success(), "{report:#}\n{}", told(&output));
-    assert_eq!(report["migrations"][0]["outcome"], "rolled back", "{report:#}");
+    assert_eq!(
+        report["migrations"][0]["outcome"], "rolled back",
+        "{report:#}"
+    );
     assert_eq!(report["failed"], 0, "{report:#}");
 }
 
@@ -73,15 +93,20 @@ fn a_slow_shadow_is_rolled_back_without_a_failed_request() {
 fn a_configuration_with_an_unknown_field_ends_with_64_and_names_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "data: x\nhostss: []\n").unwrap();
-    let output =
-        Command::new(binary()).args(["serve", "--config"]).arg(file.path()).output().unwrap();
+    let output = Command::new(binary())
+        .args(["serve", "--config"])
+        .arg(file.path())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(told(&output).contains("hostss"), "{}", told(&output));
 }
 
 #[test]
 fn asking_where_nobody_answers_ends_with_69() {
-    let output =
-        Command::new(binary()).args(["status", "--server", "127.0.0.1:1"]).output().unwrap();
+    let output = Command::new(binary())
+        .args(["status", "--server", "127.0.0.1:1"])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(69));
 }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 ///
 /// # Panics
 /// When it is not there: `make test` builds it first.
-#[expect(clippy::panic, reason = "a test harness says what is missing by failing")]
+#[expect(
+    clippy::panic,
+    reason = "a test harness says what is missing by failing"
+)]
 pub fn binary() -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     // target/debug/deps/<test> → target/debug/foreshadow
@@ -18,6 +21,9 @@ pub fn binary() -> PathBuf {
         .find(|file| file.is_file());
     match found {
         Some(file) => file,
-        None => panic!("no foreshadow binary beside {}: run `make test`", here.display()),
+        None => panic!(
+            "no foreshadow binary beside {}: run `make test`",
+            here.display()
+        ),
     }
 }

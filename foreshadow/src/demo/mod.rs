@@ -47,7 +47,11 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode, Failure> {
         std::future::pending::<()>().await;
     });
     let policies = if options.compare {
-        vec![PolicyName::None, PolicyName::Reactive, PolicyName::Predictive]
+        vec![
+            PolicyName::None,
+            PolicyName::Reactive,
+            PolicyName::Predictive,
+        ]
     } else {
         vec![options.policy]
     };
@@ -75,14 +79,28 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode, Failure> {
 fn verdict(options: &DemoOptions, reports: &[Report]) -> Result<ExitCode, Failure> {
     for report in reports {
         if report.sent < 500 {
-            return Err(Failure::Failed(format!("only {} requests flowed", report.sent)));
+            return Err(Failure::Failed(format!(
+                "only {} requests flowed",
+                report.sent
+            )));
         }
         if report.failed > 0 && options.bad_shadow.is_none() {
-            return Err(Failure::Failed(format!("{} requests failed", report.failed)));
+            return Err(Failure::Failed(format!(
+                "{} requests failed",
+                report.failed
+            )));
         }
         if report.policy == Policy::Predictive {
-            let wanted = if options.bad_shadow.is_some() { "rolled back" } else { "done" };
-            if !report.migrations.iter().any(|migration| migration.outcome == wanted) {
+            let wanted = if options.bad_shadow.is_some() {
+                "rolled back"
+            } else {
+                "done"
+            };
+            if !report
+                .migrations
+                .iter()
+                .any(|migration| migration.outcome == wanted)
+            {
                 return Err(Failure::Failed(format!("no migration ended {wanted}")));
             }
         }
@@ -122,7 +140,9 @@ async fn one(
 ) -> Result<Report, Failure> {
     let folder = Folder::new()?;
     let scenario = Scenario::bundled()?;
-    say(&format!("Foreshadow demo, policy {policy:?}: starting two hosts and six instances"));
+    say(&format!(
+        "Foreshadow demo, policy {policy:?}: starting two hosts and six instances"
+    ));
     let config = scenario.config(folder.path(), policy, options.bad_shadow, options.page)?;
     let control = ControlPlane::start(&config, &scenario.known()).await;
     let control = match control {
@@ -181,7 +201,11 @@ fn streams(scenario: &Scenario, planes: &[Plane]) -> Result<Vec<StreamSpec>, Fai
     for name in Scenario::instances() {
         let per_request = scenario::WORK_US as f64 / 1_000.0;
         let share = per_request * planes.len() as f64;
-        let rates: Vec<f64> = scenario.live(name).into_iter().map(|cpu| cpu / share).collect();
+        let rates: Vec<f64> = scenario
+            .live(name)
+            .into_iter()
+            .map(|cpu| cpu / share)
+            .collect();
         let curve = RateCurve::new(rates, step, After::Stop)
             .map_err(Failure::failed("make load from the trace"))?;
         for plane in planes {
@@ -209,7 +233,11 @@ async fn drive(
 ) -> Result<Report, Failure> {
     let contended = scenario.contended_from();
     let began = Instant::now();
-    let making = LoadSettings { seed: options.seed, max_in_flight: 2_048, ..LoadSettings::default() };
+    let making = LoadSettings {
+        seed: options.seed,
+        max_in_flight: 2_048,
+        ..LoadSettings::default()
+    };
     let load = LoadGenerator::start(making, "before", streams(scenario, planes)?)
         .map_err(Failure::failed("make load"))?;
     let mut watching = report::Watching::new(policy, contended);
@@ -249,12 +277,17 @@ async fn drive(
 
 fn scenario_settings(scenario: &Scenario, policy: Policy) -> Result<migrator::Settings, Failure> {
     let page = ([127, 0, 0, 1], 0).into();
-    Ok(scenario.config(Path::new("."), policy, None, page)?.migrator)
+    Ok(scenario
+        .config(Path::new("."), policy, None, page)?
+        .migrator)
 }
 
 /// Whether a migration has ended.
 fn over(status: &Status) -> bool {
-    status.migrations.iter().any(|m| matches!(m.migration.phase, Phase::Done | Phase::RolledBack))
+    status
+        .migrations
+        .iter()
+        .any(|m| matches!(m.migration.phase, Phase::Done | Phase::RolledBack))
 }
 
 /// A line on the terminal; everything but the table goes to the standard error.
@@ -268,10 +301,17 @@ fn draw(status: &Status, seconds: f64) {
         .hosts
         .iter()
         .map(|host| {
-            let risk = host.forecast.iter().map(|band| band.risk).fold(0.0, f64::max);
-            let filled = (host.demand / host.capacity.max(1.0) * 20.0).clamp(0.0, 20.0).round();
-            let bar: String =
-                (0..20).map(|i| if f64::from(i) < filled { '#' } else { '.' }).collect();
+            let risk = host
+                .forecast
+                .iter()
+                .map(|band| band.risk)
+                .fold(0.0, f64::max);
+            let filled = (host.demand / host.capacity.max(1.0) * 20.0)
+                .clamp(0.0, 20.0)
+                .round();
+            let bar: String = (0..20)
+                .map(|i| if f64::from(i) < filled { '#' } else { '.' })
+                .collect();
             format!(
                 "{} [{bar}] {:>3.0}/{:.0} risk {:>3.0}%",
                 host.id,

@@ -44,7 +44,10 @@ pub fn find_envoy(told: Option<&PathBuf>) -> Option<PathBuf> {
     let local = PathBuf::from(".venv/bin/envoy");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("envoy"));
-    [local, checkout].into_iter().chain(on_path).find(|file| file.is_file())
+    [local, checkout]
+        .into_iter()
+        .chain(on_path)
+        .find(|file| file.is_file())
 }
 
 impl Plane {
@@ -79,7 +82,11 @@ impl Plane {
             .kill_on_drop(true)
             .spawn()
             .map_err(Failure::unavailable("start Envoy"))?;
-        let plane = Self { name: "envoy", listen, child };
+        let plane = Self {
+            name: "envoy",
+            listen,
+            child,
+        };
         plane.ready(admin, &folder.join("envoy.log")).await
     }
 
@@ -95,7 +102,12 @@ impl Plane {
             .map_err(Failure::failed("write the proxy's log"))?;
         let child = Command::new(program)
             .args(["proxy", "--node", "proxy"])
-            .args(["--listen", &listen.to_string(), "--control-plane", &xds.to_string()])
+            .args([
+                "--listen",
+                &listen.to_string(),
+                "--control-plane",
+                &xds.to_string(),
+            ])
             .args(["--admin", &admin.to_string()])
             .arg("--last-good")
             .arg(folder.join("last-good"))
@@ -106,7 +118,11 @@ impl Plane {
             .kill_on_drop(true)
             .spawn()
             .map_err(Failure::unavailable("start the proxy"))?;
-        let plane = Self { name: "proxy", listen, child };
+        let plane = Self {
+            name: "proxy",
+            listen,
+            child,
+        };
         plane.ready(admin, &folder.join("proxy.log")).await
     }
 
@@ -116,7 +132,10 @@ impl Plane {
             if client::get(admin, "/ready").await.is_ok() {
                 return Ok(self);
             }
-            let ended = self.child.try_wait().map_err(Failure::failed("watch a data plane"))?;
+            let ended = self
+                .child
+                .try_wait()
+                .map_err(Failure::failed("watch a data plane"))?;
             if ended.is_some() || Instant::now() > limit {
                 let words = std::fs::read_to_string(log).unwrap_or_default();
                 let last: Vec<_> = words.lines().rev().take(5).collect();

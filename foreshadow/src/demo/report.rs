@@ -125,10 +125,17 @@ impl Watching {
             self.above += passed;
         }
         if status.plans.len() > self.planned {
-            for plan in status.plans.iter().take(status.plans.len() - self.planned).rev() {
+            for plan in status
+                .plans
+                .iter()
+                .take(status.plans.len() - self.planned)
+                .rev()
+            {
                 lines.push(format!("{seconds:>4.0} s  plan {}", plan.id));
                 lines.extend(
-                    crate::client::describe(&plan.decision).lines().map(|l| format!("        {l}")),
+                    crate::client::describe(&plan.decision)
+                        .lines()
+                        .map(|l| format!("        {l}")),
                 );
             }
             self.planned = status.plans.len();
@@ -137,7 +144,10 @@ impl Watching {
             lines.extend(self.follow(migration, seconds));
         }
         self.ended = !status.migrations.is_empty()
-            && status.migrations.iter().all(|m| m.migration.phase.is_final());
+            && status
+                .migrations
+                .iter()
+                .all(|m| m.migration.phase.is_final());
         lines
     }
 
@@ -153,13 +163,20 @@ impl Watching {
                 original: counts("original"),
                 shadow: counts("shadow"),
             };
-            match stages.last_mut().filter(|last| last.asked_bp == seen.asked_bp) {
+            match stages
+                .last_mut()
+                .filter(|last| last.asked_bp == seen.asked_bp)
+            {
                 Some(last) => *last = seen,
                 None => stages.push(seen),
             }
         } else if migration.phase == Phase::Mirroring {
             // Copied requests count on the shadow too: the ramp starts from here.
-            *stages = vec![Seen { asked_bp: 0, original: counts("original"), shadow: counts("shadow") }];
+            *stages = vec![Seen {
+                asked_bp: 0,
+                original: counts("original"),
+                shadow: counts("shadow"),
+            }];
         }
         if let Some(shadow) = status.sides.get("shadow") {
             let known = self.sides.entry(id.clone()).or_default();
@@ -171,17 +188,25 @@ impl Watching {
             .history
             .iter()
             .skip(*said)
-            .map(|entered| match entered.phase {
-                Phase::Ramping { stage } => {
-                    let share = migration.ramp.stage(stage).map_or(0.0, |s| s.shadow.fraction());
-                    format!("ramping to {:.0} %", share * 100.0)
-                }
-                other => other.name().to_owned(),
+            .map(|entered| {
+                let Phase::Ramping { stage } = entered.phase else {
+                    return entered.phase.name().to_owned();
+                };
+                let share = migration
+                    .ramp
+                    .stage(stage)
+                    .map_or(0.0, |s| s.shadow.fraction());
+                format!("ramping to {:.0} %", share * 100.0)
             })
             .collect();
         *said = migration.history.len();
         new.into_iter()
-            .map(|phase| format!("{seconds:>4.0} s  {} {}: {phase}", migration.id, migration.instance))
+            .map(|phase| {
+                format!(
+                    "{seconds:>4.0} s  {} {}: {phase}",
+                    migration.id, migration.instance
+                )
+            })
             .collect()
     }
 
@@ -203,7 +228,10 @@ impl Watching {
                     *failures.entry(reason.to_owned()).or_insert(0) += count;
                 }
             }
-            latency.entry(phase.clone()).or_default().merge(&counts.latency);
+            latency
+                .entry(phase.clone())
+                .or_default()
+                .merge(&counts.latency);
             all.merge(&counts.latency);
         }
         let slow = all.slower_than(128_000);
@@ -220,9 +248,16 @@ impl Watching {
             failures,
             contended_from_s: self.contended_from_s,
             seconds_above_limit: self.above,
-            latency: latency.iter().map(|(name, h)| (name.clone(), summary(h))).collect(),
+            latency: latency
+                .iter()
+                .map(|(name, h)| (name.clone(), summary(h)))
+                .collect(),
             slow,
-            migrations: status.migrations.iter().map(|m| self.moved(m, status)).collect(),
+            migrations: status
+                .migrations
+                .iter()
+                .map(|m| self.moved(m, status))
+                .collect(),
         }
     }
 
@@ -239,10 +274,7 @@ impl Watching {
             .history
             .windows(2)
             .map(|pair| {
-                let name = match pair[0].phase {
-                    Phase::Ramping { stage } => format!("ramping {}", stage + 1),
-                    other => other.name().to_owned(),
-                };
+                let name = crate::status::phase_name(pair[0].phase);
                 (name, pair[1].at.since(pair[0].at) as f64 / 1_000.0)
             })
             .collect();
@@ -277,7 +309,11 @@ impl Report {
     /// The table as text.
     pub fn text(&self) -> String {
         let mut text = format!("\nPolicy {:?}\n", self.policy);
-        let _ = writeln!(text, "  requests sent {:>8}   failed {}", self.sent, self.failed);
+        let _ = writeln!(
+            text,
+            "  requests sent {:>8}   failed {}",
+            self.sent, self.failed
+        );
         for (reason, count) in &self.failures {
             let _ = writeln!(text, "    failed: {reason} {count}");
         }
@@ -289,7 +325,11 @@ impl Report {
             "  time above the limit {:.0} s   requests slower than 128 ms: {}",
             self.seconds_above_limit, self.slow
         );
-        let _ = writeln!(text, "  {:<8} {:>9} {:>9} {:>9}", "phase", "requests", "p50 ms", "p99 ms");
+        let _ = writeln!(
+            text,
+            "  {:<8} {:>9} {:>9} {:>9}",
+            "phase", "requests", "p50 ms", "p99 ms"
+        );
         for name in ["before", "during", "after", "all"] {
             if let Some(latency) = self.latency.get(name) {
                 let _ = writeln!(
@@ -308,8 +348,11 @@ impl Report {
             if let Some(failure) = &moved.failure {
                 let _ = writeln!(text, "    because {failure}");
             }
-            let phases: Vec<_> =
-                moved.phases.iter().map(|(name, took)| format!("{name} {took:.1} s")).collect();
+            let phases: Vec<_> = moved
+                .phases
+                .iter()
+                .map(|(name, took)| format!("{name} {took:.1} s"))
+                .collect();
             let _ = writeln!(text, "    {}", phases.join(", "));
             let splits: Vec<_> = moved
                 .splits
@@ -350,7 +393,11 @@ pub fn comparison(reports: &[Report]) -> String {
             all.map_or(0.0, |a| a.p99_ms),
             report.slow,
             report.seconds_above_limit,
-            if moved.is_empty() { "-".to_owned() } else { moved.join(", ") }
+            if moved.is_empty() {
+                "-".to_owned()
+            } else {
+                moved.join(", ")
+            }
         );
     }
     text

@@ -60,7 +60,8 @@ impl Scenario {
             let bad = |field: &str, value: &str| {
                 Failure::Config(format!("trace, line {line}: {field} is {value:?}"))
             };
-            let record = record.map_err(Failure::failed(&format!("read the trace, line {line}")))?;
+            let record =
+                record.map_err(Failure::failed(&format!("read the trace, line {line}")))?;
             let (name, value) = (record.get(0).unwrap_or(""), record.get(2).unwrap_or(""));
             let id = InstanceId::new(name).map_err(|_| bad("instance", name))?;
             let value = if value.is_empty() {
@@ -75,7 +76,10 @@ impl Scenario {
             demand.entry(id).or_default().push(value);
         }
         for (name, _) in INSTANCES {
-            let steps = demand.iter().find(|(id, _)| id.as_str() == name).map_or(0, |d| d.1.len());
+            let steps = demand
+                .iter()
+                .find(|(id, _)| id.as_str() == name)
+                .map_or(0, |d| d.1.len());
             if steps <= HISTORY_STEPS {
                 return Err(Failure::Config(format!(
                     "trace: instance {name} has {steps} steps; more than {HISTORY_STEPS} are needed"
@@ -88,9 +92,16 @@ impl Scenario {
     /// What was before the demo begins.
     pub fn known(&self) -> Vec<(InstanceId, Vec<Option<f64>>)> {
         let history = |values: &Vec<Option<f64>>| {
-            values.iter().take(HISTORY_STEPS).copied().collect::<Vec<_>>()
+            values
+                .iter()
+                .take(HISTORY_STEPS)
+                .copied()
+                .collect::<Vec<_>>()
         };
-        self.demand.iter().map(|(id, values)| (id.clone(), history(values))).collect()
+        self.demand
+            .iter()
+            .map(|(id, values)| (id.clone(), history(values)))
+            .collect()
     }
 
     /// Live demand of an instance, a value per step; a gap repeats the value before it.
@@ -157,7 +168,11 @@ impl Scenario {
                     memory: Some(2.0 * 1024.0 * 1024.0 * 1024.0),
                     ..Capacity::default()
                 },
-                cpus: if processors > number { vec![number] } else { Vec::new() },
+                cpus: if processors > number {
+                    vec![number]
+                } else {
+                    Vec::new()
+                },
                 labels: BTreeMap::new(),
                 isolation: None,
             });
@@ -173,9 +188,13 @@ impl Scenario {
             });
             let mut spec = instance(name, service, &program, &journal)?;
             if let Some(bad) = bad {
-                spec.env.insert("FORESHADOW_FAULT".to_owned(), bad.fault().to_owned());
+                spec.env
+                    .insert("FORESHADOW_FAULT".to_owned(), bad.fault().to_owned());
             }
-            instances.push(Placed { host: HostId::new(host).map_err(&id)?, spec });
+            instances.push(Placed {
+                host: HostId::new(host).map_err(&id)?,
+                spec,
+            });
         }
         Ok(Config {
             data: data.to_owned(),
@@ -220,7 +239,11 @@ fn instance(
             reidentify: hook("reidentify"),
         },
         class: domain::ConsistencyClass::SharedState,
-        priority: if name.ends_with('2') { Priority::Low } else { Priority::Normal },
+        priority: if name.ends_with('2') {
+            Priority::Low
+        } else {
+            Priority::Normal
+        },
         anti_affinity: Vec::new(),
         memory_bytes: 96 * 1024 * 1024,
         movable: true,
@@ -231,7 +254,10 @@ fn settings(policy: Policy) -> Settings {
     let stages = [1_000, 2_500, 5_000, 10_000]
         .into_iter()
         .filter_map(|share| BasisPoints::new(share).ok())
-        .map(|shadow| Stage { shadow, hold_ms: 2_000 })
+        .map(|shadow| Stage {
+            shadow,
+            hold_ms: 2_000,
+        })
         .collect();
     Settings {
         policy,
@@ -239,9 +265,9 @@ fn settings(policy: Policy) -> Settings {
         lead_ms: 16_000,
         window_ms: 24_000,
         utilisation_limit: UTILISATION,
-        accepted_risk: 0.4,
-        confirm_ticks: 2,
-        of_ticks: 3,
+        accepted_risk: 0.5,
+        confirm_ticks: 4,
+        of_ticks: 5,
         cool_down_ms: 300_000,
         max_migrations: 1,
         ramp: RampPlan::new(stages).unwrap_or_else(|_| RampPlan::standard(2_000)),

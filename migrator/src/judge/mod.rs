@@ -37,16 +37,24 @@ pub fn judge(evidence: &Evidence, settings: &JudgeSettings) -> Verdict {
     }
     if evidence.age_ms > settings.max_age_ms {
         return Verdict::Hold {
-            reason: format!("telemetry is {} ms old: late is not the same as good", evidence.age_ms),
+            reason: format!(
+                "telemetry is {} ms old: late is not the same as good",
+                evidence.age_ms
+            ),
         };
     }
     if evidence.elapsed_ms < evidence.hold_ms {
-        return Verdict::Hold { reason: format!("held for at least {} ms", evidence.hold_ms) };
+        return Verdict::Hold {
+            reason: format!("held for at least {} ms", evidence.hold_ms),
+        };
     }
     let answered = evidence.shadow.ended();
     if answered >= settings.min_requests {
         return Verdict::Promote {
-            reason: format!("{answered} requests, {} failed: no worse", evidence.shadow.error),
+            reason: format!(
+                "{answered} requests, {} failed: no worse",
+                evidence.shadow.error
+            ),
         };
     }
     if evidence.scope == JudgeScope::Mirror && evidence.elapsed_ms >= settings.mirror_ms {
@@ -96,7 +104,9 @@ fn worse(evidence: &Evidence, settings: &JudgeSettings) -> Option<String> {
             q90(one).total_cmp(&q90(other))
         })?;
     let q90 = healthy.quantile_us(0.9)?;
-    let edge = LATENCY_EDGES_US.into_iter().find(|&edge| edge as f64 >= 2.0 * q90 + 20_000.0)?;
+    let edge = LATENCY_EDGES_US
+        .into_iter()
+        .find(|&edge| edge as f64 >= 2.0 * q90 + 20_000.0)?;
     let slow = Difference {
         bad: (shadow.latency.slower_than(edge), healthy.slower_than(edge)),
         all: (shadow.latency.total(), healthy.total()),
@@ -136,7 +146,11 @@ mod tests {
     use super::*;
 
     fn counts(success: u64, error: u64, latency_us: u64) -> Counts {
-        let mut counts = Counts { success, error, ..Counts::default() };
+        let mut counts = Counts {
+            success,
+            error,
+            ..Counts::default()
+        };
         (0..success + error).for_each(|_| counts.latency.record(latency_us));
         counts
     }
@@ -160,7 +174,11 @@ mod tests {
     #[test]
     fn promotes_a_shadow_that_is_as_good() {
         let e = evidence(counts(1_000, 2, 5_000), counts(50, 0, 6_000));
-        assert!(matches!(verdict(&e), Verdict::Promote { .. }), "{:?}", verdict(&e));
+        assert!(
+            matches!(verdict(&e), Verdict::Promote { .. }),
+            "{:?}",
+            verdict(&e)
+        );
     }
 
     #[test]
@@ -170,7 +188,11 @@ mod tests {
         let dead = evidence(counts(1_000, 0, 5_000), counts(0, 6, 5_000));
         for mut bad in [errors, slow, dead] {
             bad.elapsed_ms = 100;
-            assert!(matches!(verdict(&bad), Verdict::Rollback { .. }), "{:?}", verdict(&bad));
+            assert!(
+                matches!(verdict(&bad), Verdict::Rollback { .. }),
+                "{:?}",
+                verdict(&bad)
+            );
         }
     }
 

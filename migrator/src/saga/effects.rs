@@ -54,7 +54,10 @@ pub(super) async fn carry_out(context: &Context, migration: &Migration, effect: 
         },
     };
     match result {
-        Ok(outcome) => What::Succeeded { op: effect.op, outcome },
+        Ok(outcome) => What::Succeeded {
+            op: effect.op,
+            outcome,
+        },
         Err(error) => What::Failed {
             op: effect.op,
             error: error.to_string(),
@@ -80,7 +83,9 @@ async fn dispatch(
         EffectKind::Reserve => reserve(context, migration).await,
         EffectKind::PrepareShadow => {
             let (instance, target) = subjects(context, migration).await?;
-            Ok(Outcome::Prepared(driver.prepare_shadow(&op, &instance, &target).await?))
+            Ok(Outcome::Prepared(
+                driver.prepare_shadow(&op, &instance, &target).await?,
+            ))
         }
         EffectKind::SyncRound => {
             let instance = instance(context, migration).await?.value;
@@ -90,7 +95,9 @@ async fn dispatch(
                 report.copied_bytes, report.total_bytes, report.took, report.lag_bytes
             );
             progress(context, migration, "sync round", note, None).await;
-            Ok(Outcome::Synced { lag_bytes: report.lag_bytes })
+            Ok(Outcome::Synced {
+                lag_bytes: report.lag_bytes,
+            })
         }
         EffectKind::Fork => {
             let (instance, target) = subjects(context, migration).await?;
@@ -100,13 +107,22 @@ async fn dispatch(
         }
         EffectKind::Reidentify => {
             let instance = instance(context, migration).await?.value;
-            driver.reidentify(&op, &instance, shadow(migration)?).await?;
+            driver
+                .reidentify(&op, &instance, shadow(migration)?)
+                .await?;
             Ok(Outcome::Done)
         }
         EffectKind::Verify => {
             let instance = instance(context, migration).await?.value;
             let verified = driver.verify(&op, &instance, shadow(migration)?).await?;
-            progress(context, migration, "verify", verified.checks.join("; "), None).await;
+            progress(
+                context,
+                migration,
+                "verify",
+                verified.checks.join("; "),
+                None,
+            )
+            .await;
             Ok(Outcome::Done)
         }
         EffectKind::Route(to) => {
@@ -125,7 +141,9 @@ async fn dispatch(
         }
         EffectKind::Release | EffectKind::Undo(Undo::ReleaseReservation) => {
             let key = Key::new(Kind::Reservation, migration.id.as_str());
-            let release = Transaction::new().fenced(&context.lease).delete(key, Expect::Any);
+            let release = Transaction::new()
+                .fenced(&context.lease)
+                .delete(key, Expect::Any);
             context.store.commit(release).await?;
             Ok(Outcome::Done)
         }
@@ -152,8 +170,12 @@ async fn progress(
     note: String,
     evidence: Option<crate::judge::Evidence>,
 ) {
-    let progress =
-        Progress { migration: migration.id.clone(), step: step.to_owned(), note, evidence };
+    let progress = Progress {
+        migration: migration.id.clone(),
+        step: step.to_owned(),
+        note,
+        evidence,
+    };
     let key = Key::new(Kind::Progress, migration.id.as_str());
     if let Ok(put) = Transaction::new().put(key, Expect::Any, &progress)
         && let Err(error) = context.store.commit(put).await
@@ -176,7 +198,10 @@ async fn instance(
     let key = Key::new(Kind::Instance, migration.instance.as_str());
     match context.store.get(&key).await? {
         Some(record) => Ok(record.parse()?),
-        None => Err(EffectError::Refused(format!("instance {} is unknown", migration.instance))),
+        None => Err(EffectError::Refused(format!(
+            "instance {} is unknown",
+            migration.instance
+        ))),
     }
 }
 
@@ -186,8 +211,14 @@ async fn subjects(
 ) -> Result<(Instance, domain::Host), EffectError> {
     let key = Key::new(Kind::Host, migration.target.as_str());
     match context.store.get(&key).await? {
-        Some(record) => Ok((instance(context, migration).await?.value, record.parse()?.value)),
-        None => Err(EffectError::Refused(format!("host {} is unknown", migration.target))),
+        Some(record) => Ok((
+            instance(context, migration).await?.value,
+            record.parse()?.value,
+        )),
+        None => Err(EffectError::Refused(format!(
+            "host {} is unknown",
+            migration.target
+        ))),
     }
 }
 
@@ -211,8 +242,15 @@ async fn reserve(context: &Context, migration: &Migration) -> Result<Outcome, Ef
             held += other.spec.memory_bytes as f64;
         }
     }
-    if target.capacity.memory.is_some_and(|capacity| held > capacity) {
-        return Err(EffectError::Refused(format!("host {} has no memory left", target.id)));
+    if target
+        .capacity
+        .memory
+        .is_some_and(|capacity| held > capacity)
+    {
+        return Err(EffectError::Refused(format!(
+            "host {} has no memory left",
+            target.id
+        )));
     }
     let reservation = Reservation {
         migration: migration.id.clone(),
@@ -220,7 +258,9 @@ async fn reserve(context: &Context, migration: &Migration) -> Result<Outcome, Ef
         amount: migration.reserve,
     };
     let key = Key::new(Kind::Reservation, migration.id.as_str());
-    let put = Transaction::new().fenced(&context.lease).put(key, Expect::Any, &reservation)?;
+    let put = Transaction::new()
+        .fenced(&context.lease)
+        .put(key, Expect::Any, &reservation)?;
     context.store.commit(put).await?;
     Ok(Outcome::Done)
 }
@@ -230,9 +270,13 @@ fn wanted(
     migration: &Migration,
     split: Option<(WeightSplit, bool)>,
 ) -> Result<Option<MigrationRouting>, EffectError> {
-    let Some((split, mirror)) = split else { return Ok(None) };
+    let Some((split, mirror)) = split else {
+        return Ok(None);
+    };
     if split != WeightSplit::ORIGINAL && !migration.verified {
-        return Err(EffectError::Refused("no weight for a shadow that was not verified".to_owned()));
+        return Err(EffectError::Refused(
+            "no weight for a shadow that was not verified".to_owned(),
+        ));
     }
     let endpoint = migration
         .shadow_endpoint
@@ -252,7 +296,12 @@ async fn current_routing(
     migration: &Migration,
 ) -> Result<Option<Typed<Routing>>, EffectError> {
     let key = Key::new(Kind::Routing, migration.service.as_str());
-    Ok(context.store.get(&key).await?.map(|record| record.parse()).transpose()?)
+    Ok(context
+        .store
+        .get(&key)
+        .await?
+        .map(|record| record.parse())
+        .transpose()?)
 }
 
 /// Adds a new routing to a transaction, unless it is in force already. Gives its revision.
@@ -272,7 +321,9 @@ fn put_routing(
         epoch: context.lease.epoch,
         migration: wanted,
     };
-    let expect = current.map_or(Expect::Absent, |current| Expect::Generation(current.generation));
+    let expect = current.map_or(Expect::Absent, |current| {
+        Expect::Generation(current.generation)
+    });
     let key = Key::new(Kind::Routing, migration.service.as_str());
     let transaction = transaction.put(key, expect, &routing)?;
     Ok((routing, transaction))
@@ -344,9 +395,10 @@ async fn await_drain(context: &Context, migration: &Migration) -> Result<Outcome
             result?;
             (0, DrainDeadline::Ahead)
         }
-        Err(_) => {
-            (traffic::in_progress(context, migration, &cluster).await?, DrainDeadline::Passed)
-        }
+        Err(_) => (
+            traffic::in_progress(context, migration, &cluster).await?,
+            DrainDeadline::Passed,
+        ),
     };
     let status = traffic::applied(context, &routing).await?;
     ZeroTraffic::prove(&routing, &status, left, deadline)

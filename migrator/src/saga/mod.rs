@@ -22,7 +22,9 @@ use std::sync::Arc;
 use domain::migration::{Event, What};
 use domain::{Effect, Migration, MigrationId, step};
 use serde::{Deserialize, Serialize};
-use store::{Clock, Expect, Generation, Key, Kind, Lease, LogName, SharedStore, StoreError, Transaction};
+use store::{
+    Clock, Expect, Generation, Key, Kind, Lease, LogName, SharedStore, StoreError, Transaction,
+};
 use tokio::sync::watch;
 
 use crate::driver::Driver;
@@ -77,11 +79,17 @@ pub fn log_name(migration: &MigrationId) -> LogName {
 /// Stores a new migration; it has no effect yet.
 pub async fn create(context: &Context, migration: &Migration) -> Result<Generation, StoreError> {
     let key = Key::new(Kind::Migration, migration.id.as_str());
-    let transaction = Transaction::new()
-        .fenced(&context.lease)
-        .put(key, Expect::Absent, migration)?;
+    let transaction =
+        Transaction::new()
+            .fenced(&context.lease)
+            .put(key, Expect::Absent, migration)?;
     let committed = context.store.commit(transaction).await?;
-    Ok(committed.generations.first().copied().flatten().unwrap_or(Generation(1)))
+    Ok(committed
+        .generations
+        .first()
+        .copied()
+        .flatten()
+        .unwrap_or(Generation(1)))
 }
 
 /// Drives a migration to its end (or until it parks).
@@ -164,14 +172,24 @@ async fn save(
         .iter()
         .map(|effect| domain::migration::table::row(&effect.kind).name.to_owned())
         .collect();
-    let line = LogLine { at, event, phase: migration.phase, next };
+    let line = LogLine {
+        at,
+        event,
+        phase: migration.phase,
+        next,
+    };
     let key = Key::new(Kind::Migration, migration.id.as_str());
     let transaction = Transaction::new()
         .fenced(&context.lease)
         .put(key, Expect::Generation(generation), migration)?
         .append(log_name(&migration.id), &line)?;
     let committed = context.store.commit(transaction).await?;
-    Ok(committed.generations.first().copied().flatten().unwrap_or(generation))
+    Ok(committed
+        .generations
+        .first()
+        .copied()
+        .flatten()
+        .unwrap_or(generation))
 }
 
 fn describe(what: &What) -> String {

@@ -31,7 +31,9 @@ pub(super) async fn applied(
             }
             if status.revision >= routing.revision && status.state == RoutingState::Rejected {
                 let reasons = format!("{:?}", status.nodes);
-                return Err(EffectError::Refused(format!("a data plane refused it: {reasons}")));
+                return Err(EffectError::Refused(format!(
+                    "a data plane refused it: {reasons}"
+                )));
             }
         }
         tokio::time::sleep(POLL).await;
@@ -40,7 +42,13 @@ pub(super) async fn applied(
 
 async fn traffic(context: &Context, migration: &Migration) -> Result<Option<Traffic>, EffectError> {
     let key = Key::new(Kind::Traffic, migration.service.as_str());
-    Ok(context.store.get(&key).await?.map(|record| record.parse()).transpose()?.map(|t| t.value))
+    Ok(context
+        .store
+        .get(&key)
+        .await?
+        .map(|record| record.parse())
+        .transpose()?
+        .map(|t| t.value))
 }
 
 /// Requests in progress on a cluster.
@@ -49,7 +57,9 @@ pub(super) async fn in_progress(
     migration: &Migration,
     cluster: &str,
 ) -> Result<u64, EffectError> {
-    Ok(traffic(context, migration).await?.map_or(0, |t| t.cluster(cluster).in_progress))
+    Ok(traffic(context, migration)
+        .await?
+        .map_or(0, |t| t.cluster(cluster).in_progress))
 }
 
 /// Waits until every node has said, in two reports that arrived after now, that nothing is in
@@ -64,7 +74,9 @@ pub(super) async fn quiet(
         return Ok(());
     };
     loop {
-        let Some(now) = traffic(context, migration).await? else { return Ok(()) };
+        let Some(now) = traffic(context, migration).await? else {
+            return Ok(());
+        };
         let all_quiet = now.nodes.iter().all(|(node, state)| {
             let fresh = match begin.nodes.get(node) {
                 Some(before) if before.session == state.session => {
@@ -72,7 +84,11 @@ pub(super) async fn quiet(
                 }
                 Some(_) | None => state.reports >= 2,
             };
-            fresh && state.clusters.get(cluster).is_none_or(|counts| counts.in_progress == 0)
+            fresh
+                && state
+                    .clusters
+                    .get(cluster)
+                    .is_none_or(|counts| counts.in_progress == 0)
         });
         if all_quiet {
             return Ok(());
@@ -107,8 +123,10 @@ impl Watcher {
         let name = |side| side_cluster(&migration.service, &migration.instance, side);
         let start = traffic(context, migration).await?;
         // The service's own cluster holds what was answered before the instance was split off.
-        let baseline =
-            start.as_ref().map(|t| t.cluster(migration.service.as_str()).latency).unwrap_or_default();
+        let baseline = start
+            .as_ref()
+            .map(|t| t.cluster(migration.service.as_str()).latency)
+            .unwrap_or_default();
         Ok(Self {
             scope,
             hold_ms,
@@ -148,7 +166,9 @@ impl Watcher {
     fn since_start(&self, now: Option<&Traffic>, cluster: &str) -> Counts {
         let mut sum = Counts::default();
         for (node, state) in now.iter().flat_map(|traffic| traffic.nodes.iter()) {
-            let Some(counts) = state.clusters.get(cluster) else { continue };
+            let Some(counts) = state.clusters.get(cluster) else {
+                continue;
+            };
             let before = self
                 .start
                 .as_ref()

@@ -420,7 +420,10 @@ mod tests {
         file.write_all_at(b"x", 5 * BLOCK as u64).unwrap();
         let copied = sync(&source, &target, &mut Manifest::default());
         assert_eq!(copied.copied_bytes, BLOCK as u64);
-        assert_eq!(fs::read(source.join("a")).unwrap(), fs::read(target.join("a")).unwrap());
+        assert_eq!(
+            fs::read(source.join("a")).unwrap(),
+            fs::read(target.join("a")).unwrap()
+        );
         assert!(fs::metadata(target.join("a")).unwrap().blocks() * 512 < 8 * BLOCK as u64);
     }
 
