@@ -286,16 +286,20 @@ def main():
     artifacts = HERE / "artifacts"
     artifacts.mkdir(exist_ok=True)
     path = artifacts / "demand.onnx"
-    export(params, path)
+    draft = artifacts / "demand.onnx.draft"
+    export(params, draft)
 
     import onnxruntime
 
     x, _ = batch(rng, series, 64)
     expected = np.asarray(forward(params, x)[0])
-    found = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"history": x})[0]
+    found = onnxruntime.InferenceSession(draft.read_bytes()).run(None, {"history": x})[0]
     worst = float(np.max(np.abs(found - expected) / (np.abs(expected) + 1e-2)))
     if worst > 1e-2 or not np.all(np.diff(found, axis=2) >= -1e-3 * np.abs(found[:, :, 1:])):
+        draft.unlink()
         raise SystemExit(f"the exported graph differs from the trained one by {worst}")
+    # Model and manifest change together, and only after the check.
+    draft.replace(path)
     manifest = {
         "schema": 1,
         "id": f"demand-net-{HIDDEN}",
