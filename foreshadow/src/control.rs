@@ -70,6 +70,7 @@ impl ControlPlane {
 
         let forecasting = ForecasterConfig {
             step_ms: config.step_ms,
+            snapshot_dir: Some(config.data.join("history")),
             ..ForecasterConfig::default()
         };
         let forecaster = Forecaster::start(&forecasting, Arc::clone(&store), Arc::clone(&clock))

@@ -15,9 +15,10 @@ const LARGEST_ANSWER: usize = 1024 * 1024;
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// Answered below 500.
+    /// Answered with what a client wants: 200 to 399.
     Answered,
-    /// Answered with 500 or above.
+    /// Answered with 400 or above. A proxy without a route says 404: to its client that is a
+    /// failure like any other.
     Refused,
     /// No connection.
     NoConnection,
@@ -72,7 +73,7 @@ pub(super) async fn send(
             .is_ok();
         let ended = match (whole, status) {
             (false, _) => Ended::Reset,
-            (true, 500..) => Ended::Refused,
+            (true, 400..) => Ended::Refused,
             (true, _) => Ended::Answered,
         };
         Outcome {

@@ -16,7 +16,7 @@ const OTHERS: &str = "(others)";
 /// Requests that failed, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Failures {
-    /// Answered with 500 or above.
+    /// Answered with 400 or above.
     pub status: u64,
     /// No connection.
     pub connect: u64,
@@ -38,7 +38,7 @@ impl Failures {
 pub struct PhaseReport {
     /// Requests sent.
     pub sent: u64,
-    /// Answered below 500.
+    /// Answered below 400.
     pub ok: u64,
     /// Failed.
     pub failed: Failures,

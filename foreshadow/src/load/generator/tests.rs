@@ -134,6 +134,31 @@ async fn a_closed_port_is_a_connect_failure() {
     assert!(total.sent > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_knows_no_route_fails_every_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(|_: Request<Incoming>| async {
+                let response = Response::builder().status(404);
+                Ok::<_, Infallible>(response.body(Full::new(Bytes::new())).unwrap())
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    let load =
+        LoadGenerator::start(LoadSettings::default(), "x", vec![stream(address, 20.0)]).unwrap();
+    load.finished().await;
+    let total = load.stop().await.total();
+    assert!(total.sent > 0);
+    assert_eq!((total.ok, total.failed.status), (0, total.sent));
+    assert_eq!(total.statuses[&404], total.sent);
+}
+
 #[tokio::test]
 async fn streams_that_cannot_be_told_apart_or_sent_are_refused() {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
