@@ -1,4 +1,7 @@
 //! What is known of a series: a ring of values on a regular grid.
+//!
+//! Samples come when they come; each is averaged into its step. What is odd about them is counted,
+//! never guessed away: a step without a sample is a gap (`NaN`), not a drop to zero.
 
 use std::collections::VecDeque;
 
@@ -10,67 +13,99 @@ pub const KEPT: usize = 4_032;
 pub struct Counters {
     /// Samples for a step that was filled already; they are averaged into it.
     pub merged: u64,
-    /// Samples older than the newest step; they are dropped.
+    /// Samples of the same time as the one before; they are dropped.
+    pub duplicates: u64,
+    /// Samples older than the newest one (out of order); they are dropped.
     pub late: u64,
+    /// Samples from the future; they are dropped, or one wrong clock would push the history out.
+    pub future: u64,
     /// Samples that are no demand: not finite, or negative.
     pub refused: u64,
     /// Steps without a sample.
     pub gaps: u64,
 }
 
-/// One series. A gap is a gap (`NaN`), never a drop to zero.
-#[derive(Debug, Clone)]
+/// One series.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Series {
     step_ms: u64,
-    newest_step: Option<u64>,
-    in_newest: u32,
+    kept: usize,
+    newest: Option<Newest>,
     values: VecDeque<f64>,
     counters: Counters,
 }
 
+/// The newest step, which still takes samples in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Newest {
+    step: u64,
+    at_ms: u64,
+    samples: u32,
+}
+
 impl Series {
-    /// An empty series.
+    /// An empty series that keeps [`KEPT`] values.
     pub fn new(step_ms: u64) -> Self {
+        Self::keeping(KEPT, step_ms)
+    }
+
+    /// An empty series that keeps this many values, at least one.
+    pub fn keeping(kept: usize, step_ms: u64) -> Self {
         Self {
             step_ms: step_ms.max(1),
-            newest_step: None,
-            in_newest: 0,
+            kept: kept.max(1),
+            newest: None,
             values: VecDeque::new(),
             counters: Counters::default(),
         }
     }
 
-    /// Takes in a sample at `at_ms` since the epoch.
-    pub fn push(&mut self, at_ms: u64, value: f64) {
+    /// Takes in a sample made at `at_ms` (since the epoch) and received at `now_ms`.
+    pub fn push(&mut self, at_ms: u64, value: f64, now_ms: u64) {
         if !value.is_finite() || value < 0.0 {
             self.counters.refused += 1;
             return;
         }
+        if at_ms > now_ms.saturating_add(self.step_ms) {
+            self.counters.future += 1;
+            return;
+        }
         let step = at_ms / self.step_ms;
-        match self.newest_step {
-            Some(newest) if step < newest => self.counters.late += 1,
-            Some(newest) if step == newest => {
+        match &mut self.newest {
+            Some(newest) if at_ms == newest.at_ms => self.counters.duplicates += 1,
+            Some(newest) if at_ms < newest.at_ms => self.counters.late += 1,
+            Some(newest) if step == newest.step => {
+                newest.at_ms = at_ms;
+                newest.samples = newest.samples.saturating_add(1);
                 self.counters.merged += 1;
-                self.in_newest += 1;
                 if let Some(last) = self.values.back_mut() {
-                    *last += (value - *last) / f64::from(self.in_newest);
+                    // The step may have been a gap until now: then this is its first value.
+                    if last.is_nan() {
+                        *last = value;
+                        newest.samples = 1;
+                    } else {
+                        *last += (value - *last) / f64::from(newest.samples);
+                    }
                 }
             }
             before => {
-                let gap = before.map_or(0, |newest| step - newest - 1);
-                self.counters.gaps += gap;
-                for _ in 0..gap.min(KEPT as u64) {
+                let gap = before.as_ref().map_or(0, |newest| step - newest.step - 1);
+                self.counters.gaps = self.counters.gaps.saturating_add(gap);
+                self.newest = Some(Newest {
+                    step,
+                    at_ms,
+                    samples: 1,
+                });
+                for _ in 0..gap.min(self.kept as u64) {
                     self.append(f64::NAN);
                 }
                 self.append(value);
-                self.newest_step = Some(step);
-                self.in_newest = 1;
             }
         }
     }
 
     fn append(&mut self, value: f64) {
-        if self.values.len() == KEPT {
+        if self.values.len() == self.kept {
             self.values.pop_front();
         }
         self.values.push_back(value);
@@ -79,12 +114,15 @@ impl Series {
     /// Values known from before, ending at `last_ms`; replaces what is there.
     pub fn preload(&mut self, values: &[Option<f64>], last_ms: u64) {
         self.values.clear();
-        for value in values.iter().rev().take(KEPT).rev() {
+        for value in values.iter().rev().take(self.kept).rev() {
             let usable = value.filter(|v| v.is_finite() && *v >= 0.0);
             self.append(usable.unwrap_or(f64::NAN));
         }
-        self.newest_step = Some(last_ms / self.step_ms);
-        self.in_newest = 1;
+        self.newest = (!values.is_empty()).then_some(Newest {
+            step: last_ms / self.step_ms,
+            at_ms: last_ms,
+            samples: 1,
+        });
     }
 
     /// The newest `steps` values, oldest first, `NaN` where nothing is known.
@@ -112,7 +150,37 @@ impl Series {
 
     /// When the newest step began, in milliseconds since the epoch.
     pub fn newest_ms(&self) -> Option<u64> {
-        self.newest_step.map(|step| step * self.step_ms)
+        self.newest.map(|newest| newest.step * self.step_ms)
+    }
+
+    /// The newest step, counted from the epoch.
+    pub fn newest_step(&self) -> Option<u64> {
+        self.newest.map(|newest| newest.step)
+    }
+
+    /// When the newest sample was made.
+    pub fn newest_at_ms(&self) -> Option<u64> {
+        self.newest.map(|newest| newest.at_ms)
+    }
+
+    /// The value of a step, if it is still kept and was known.
+    pub fn value_at(&self, step: u64) -> Option<f64> {
+        let back = usize::try_from(self.newest?.step.checked_sub(step)?).ok()?;
+        let index = self.values.len().checked_sub(back + 1)?;
+        self.values
+            .get(index)
+            .copied()
+            .filter(|value| value.is_finite())
+    }
+
+    /// Length of a step in milliseconds.
+    pub const fn step_ms(&self) -> u64 {
+        self.step_ms
+    }
+
+    /// The values kept, oldest first, `NaN` for a gap.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = f64> {
+        self.values.iter().copied()
     }
 
     /// What was odd about the samples.
@@ -125,15 +193,24 @@ impl Series {
 mod tests {
     use super::*;
 
+    const NOW: u64 = 1_000_000;
+
     #[test]
     fn gaps_stay_gaps_and_odd_samples_are_counted() {
         let mut series = Series::new(1_000);
-        series.push(1_000, 10.0);
-        series.push(1_500, 20.0);
-        series.push(4_000, 7.0);
-        series.push(2_000, 99.0);
-        series.push(5_000, -1.0);
-        series.push(5_000, f64::NAN);
+        for (at, value) in [
+            (1_000, 10.0),
+            (1_500, 20.0),
+            (1_500, 90.0),
+            (4_000, 7.0),
+            (2_000, 99.0),
+            (5_000, -1.0),
+            (5_000, f64::NAN),
+            (5_000, f64::INFINITY),
+            (NOW + 1_001, 3.0),
+        ] {
+            series.push(at, value, NOW);
+        }
         let context = series.context(5);
         assert!(context[0].is_nan());
         assert!((context[1] - 15.0).abs() < 1e-9);
@@ -141,8 +218,10 @@ mod tests {
         assert!((context[4] - 7.0).abs() < 1e-9);
         let counters = Counters {
             merged: 1,
+            duplicates: 1,
             late: 1,
-            refused: 2,
+            future: 1,
+            refused: 3,
             gaps: 2,
         };
         assert_eq!(series.counters(), counters);
@@ -154,8 +233,31 @@ mod tests {
         let mut series = Series::new(1_000);
         series.preload(&vec![Some(1.0); KEPT + 10], 9_000);
         assert_eq!(series.samples(), KEPT);
-        series.push(10_000, 2.0);
+        series.push(10_000, 2.0, NOW);
         assert_eq!(series.samples(), KEPT);
         assert_eq!(series.counters().gaps, 0);
+    }
+
+    #[test]
+    fn a_long_silence_leaves_gaps_and_costs_no_more_than_the_ring() {
+        let mut series = Series::keeping(4, 1);
+        series.push(1, 5.0, u64::MAX);
+        series.push(u64::MAX - 1, 6.0, u64::MAX);
+        assert_eq!(series.values().len(), 4);
+        assert_eq!(series.samples(), 1);
+        assert_eq!(series.counters().gaps, u64::MAX - 3);
+    }
+
+    #[test]
+    fn the_value_of_a_step_is_found_while_it_is_kept() {
+        let mut series = Series::keeping(3, 1_000);
+        for (at, value) in [(1_000, 1.0), (2_000, 2.0), (4_000, 4.0)] {
+            series.push(at, value, NOW);
+        }
+        assert_eq!(series.value_at(1), None, "pushed out");
+        assert_eq!(series.value_at(2), Some(2.0));
+        assert_eq!(series.value_at(3), None, "a gap");
+        assert_eq!(series.value_at(4), Some(4.0));
+        assert_eq!(series.value_at(5), None, "not yet");
     }
 }

@@ -2,20 +2,31 @@
 //!
 //! # Flow
 //! ```text
-//! store: Readings ─▶ history (ring per series) ─▶ model (ONNX, batched) ─▶ store: Forecast
-//!                                                   └─ absent or broken ─▶ fallback, flagged
+//! store: Readings ─▶ history (ring per series) ─▶ model (ONNX, batched) ─▶ calibration ─▶ store: Forecast
+//!          trace ─▶     │  ▲                        └─ absent or broken ─▶ fallback, flagged
+//!                       ▼  │ restart
+//!                     snapshot
 //! ```
 //! # Ownership
-//! The history belongs to the service's task; `Kind::Forecast` is written here and nowhere else.
+//! The history belongs to the service's task; `Kind::Forecast` is written here and nowhere else,
+//! and so is the snapshot's folder.
 //!
 //! # Failure paths
 //! A model that cannot be loaded or fails while running is replaced by the fallback, and every
-//! forecast says so; publishing never stops.
+//! forecast says so; publishing never stops. A damaged snapshot is refused with a warning: the
+//! history begins anew. A faulty trace is refused as a whole, naming line and field.
 
+mod book;
+pub mod calibrate;
 pub mod fallback;
 pub mod history;
+pub mod import;
 pub mod model;
+mod predict;
 mod service;
+pub mod snapshot;
 
+pub use book::{Calibrating, Coverage};
+pub use import::{ImportError, Negative, Trace, read_trace};
 pub use model::{Model, ModelError};
 pub use service::{Forecaster, ForecasterConfig, ForecasterError};

@@ -1,18 +1,30 @@
-//! The ONNX model: its manifest, its contract, and running it.
+//! The ONNX model: loading it through its manifest, and running it.
+//!
+//! A model is used only when its SHA-256 is the manifest's, the manifest's contract is ours, and
+//! two trial runs give curves of the promised shape. One model is shipped inside the program.
+
+mod manifest;
+mod runtime;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 
 use domain::{QUANTILE_LEVELS, QuantileCurve};
-use ort::environment::Environment;
 use ort::session::Session;
 use ort::value::Tensor;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
+
+use manifest::Manifest;
 
 /// Largest model file that is read.
 const MAX_MODEL: u64 = 256 * 1024 * 1024;
+/// Series per run: more would only push the features out of the processor's caches.
+const BATCH: usize = 256;
+/// The model that is shipped, and its manifest.
+const SHIPPED: [&[u8]; 2] = [
+    include_bytes!("../../onnx-models/artifacts/manifest.json"),
+    include_bytes!("../../onnx-models/artifacts/demand.onnx"),
+];
 
 /// Why a model cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,26 +63,6 @@ pub enum ModelError {
     Answer(String),
 }
 
-#[derive(Debug, Deserialize)]
-struct Manifest {
-    schema: u32,
-    id: String,
-    file: String,
-    sha256: String,
-    context_steps: usize,
-    input: Port,
-    output: Port,
-    horizons: Vec<usize>,
-    levels: Vec<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Port {
-    name: String,
-    dtype: String,
-    shape: Vec<serde_json::Value>,
-}
-
 /// A model that is ready to run.
 pub struct Model {
     session: Session,
@@ -88,25 +80,29 @@ impl Model {
     /// # Errors
     /// [`ModelError`] saying which part is wrong; nothing is kept.
     pub fn load(folder: &Path, library: Option<&Path>) -> Result<Self, ModelError> {
-        let text = read(&folder.join("manifest.json"))?;
-        let manifest: Manifest =
-            serde_json::from_slice(&text).map_err(|error| ModelError::Manifest {
-                field: "manifest.json",
-                value: error.to_string(),
-                allowed: "the fields of onnx-models/README.md".to_owned(),
-            })?;
-        check(&manifest)?;
+        let manifest = Manifest::parse(&read(&folder.join("manifest.json"))?)?;
         let bytes = read(&folder.join(&manifest.file))?;
-        let found = hex(&Sha256::digest(&bytes));
+        Self::build(manifest, &bytes, library)
+    }
+
+    /// The model that is shipped inside this program.
+    ///
+    /// # Errors
+    /// [`ModelError::Runtime`] when the runtime's library is missing.
+    pub fn shipped(library: Option<&Path>) -> Result<Self, ModelError> {
+        let [manifest, model] = SHIPPED;
+        Self::build(Manifest::parse(manifest)?, model, library)
+    }
+
+    fn build(manifest: Manifest, bytes: &[u8], library: Option<&Path>) -> Result<Self, ModelError> {
+        let found = hex(&Sha256::digest(bytes));
         if manifest.sha256 != found {
             return Err(ModelError::Hash {
                 found,
                 wanted: manifest.sha256,
             });
         }
-        let environment = runtime(library)?;
-        let session =
-            session(environment, &bytes).map_err(|error| ModelError::Runtime(error.to_string()))?;
+        let session = runtime::session(bytes, library)?;
         let has = |names: Vec<String>, name: &str| names.iter().any(|known| known == name);
         let inputs = session
             .inputs()
@@ -135,8 +131,13 @@ impl Model {
         };
         // One run on nothing but gaps and one on a constant: a graph of other shapes fails here,
         // not in the middle of the night.
-        model.predict(&[vec![f64::NAN; model.context], vec![1.0; model.context]])?;
-        Ok(model)
+        let trial = [vec![f64::NAN; model.context], vec![1.0; model.context]];
+        match model.predict(&trial)?.as_slice() {
+            [None, Some(_)] => Ok(model),
+            _ => Err(ModelError::Answer(
+                "a constant history has no finite forecast".to_owned(),
+            )),
+        }
     }
 
     /// Its name.
@@ -159,16 +160,26 @@ impl Model {
         &self.horizons
     }
 
-    /// Curves per history and horizon. A history of nothing but gaps gives `None`.
+    /// Curves per history and horizon. `None` for a history of nothing but gaps, and for one the
+    /// model has no finite answer to.
     ///
     /// # Errors
-    /// [`ModelError`] when the runtime fails or the answer has the wrong shape or no finite value.
-    pub fn predict(
-        &mut self,
-        histories: &[Vec<f64>],
-    ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
-        if histories.is_empty() {
-            return Ok(Vec::new());
+    /// [`ModelError`] when the runtime fails or the answer has the wrong shape.
+    pub fn predict(&mut self, histories: &[Vec<f64>]) -> Result<Vec<Option<Curves>>, ModelError> {
+        let mut answers = Vec::with_capacity(histories.len());
+        for batch in histories.chunks(BATCH) {
+            answers.append(&mut self.run(batch)?);
+        }
+        Ok(answers)
+    }
+
+    fn run(&mut self, histories: &[Vec<f64>]) -> Result<Vec<Option<Curves>>, ModelError> {
+        if let Some(wrong) = histories.iter().find(|h| h.len() != self.context) {
+            return Err(ModelError::Answer(format!(
+                "a history has {} steps; allowed is {}",
+                wrong.len(),
+                self.context
+            )));
         }
         let runtime = |error: ort::Error| ModelError::Runtime(error.to_string());
         #[expect(clippy::cast_possible_truncation, reason = "the model computes in f32")]
@@ -177,41 +188,52 @@ impl Model {
             .flatten()
             .map(|&value| value as f32)
             .collect();
-        if flat.len() != histories.len() * self.context {
-            return Err(ModelError::Answer(format!(
-                "histories must have {} steps",
-                self.context
-            )));
-        }
         let tensor =
             Tensor::from_array(([histories.len(), self.context], flat)).map_err(runtime)?;
         let outputs = self
             .session
             .run(ort::inputs![self.input.as_str() => tensor])
-            .map_err(|error| ModelError::Runtime(error.to_string()))?;
+            .map_err(runtime)?;
         let answer = outputs
             .get(self.output.as_str())
             .ok_or_else(|| ModelError::Answer(format!("no output {:?}", self.output)))?;
         let (shape, values) = answer.try_extract_tensor::<f32>().map_err(runtime)?;
         let per_series = self.horizons.len() * QUANTILE_LEVELS.len();
-        if values.len() != histories.len() * per_series {
-            return Err(ModelError::Answer(format!("output has shape {shape:?}")));
+        let wanted = [histories.len(), self.horizons.len(), QUANTILE_LEVELS.len()];
+        let found = shape.iter().map(|&d| usize::try_from(d).ok());
+        if !found.eq(wanted.map(Some)) {
+            return Err(ModelError::Answer(format!(
+                "the output has shape {shape:?}; the manifest promises {wanted:?}"
+            )));
         }
-        histories
-            .iter()
-            .zip(values.chunks_exact(per_series))
-            .map(|(history, values)| {
-                if !history.iter().any(|value| value.is_finite()) {
-                    return Ok(None);
-                }
-                values
-                    .chunks_exact(QUANTILE_LEVELS.len())
-                    .map(curve)
-                    .collect::<Result<Vec<_>, _>>()
-                    .map(Some)
-            })
-            .collect()
+        let of_series = |(history, values): (&Vec<f64>, &[f32])| {
+            let known = history.iter().any(|value| value.is_finite());
+            known.then(|| curves(values)).flatten()
+        };
+        let answers = values.chunks_exact(per_series);
+        Ok(histories.iter().zip(answers).map(of_series).collect())
     }
+}
+
+/// One curve per horizon.
+pub type Curves = Vec<QuantileCurve>;
+
+/// The curves of one series, if all their values are finite.
+fn curves(values: &[f32]) -> Option<Curves> {
+    let one = |values: &[f32]| {
+        let mut curve = [0.0; QUANTILE_LEVELS.len()];
+        for (to, &from) in curve.iter_mut().zip(values) {
+            if !from.is_finite() {
+                return None;
+            }
+            *to = f64::from(from);
+        }
+        QuantileCurve::rearranged(curve)
+    };
+    values
+        .chunks_exact(QUANTILE_LEVELS.len())
+        .map(one)
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -220,26 +242,6 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn curve(values: &[f32]) -> Result<QuantileCurve, ModelError> {
-    let mut curve = [0.0; QUANTILE_LEVELS.len()];
-    for (to, from) in curve.iter_mut().zip(values) {
-        *to = f64::from(*from);
-    }
-    if !curve.iter().all(|value| value.is_finite()) {
-        return Err(ModelError::Answer(
-            "a quantile is not a finite number".to_owned(),
-        ));
-    }
-    QuantileCurve::rearranged(curve)
-        .ok_or_else(|| ModelError::Answer("no quantile is a number".to_owned()))
-}
-
-fn session(environment: &Environment, bytes: &[u8]) -> Result<Session, ort::Error> {
-    let builder = Session::builder(environment)?;
-    let mut builder = builder.with_intra_threads(1)?;
-    builder.commit_from_memory(bytes)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
@@ -256,105 +258,4 @@ fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
         )));
     }
     std::fs::read(path).map_err(|error| failed(error.to_string()))
-}
-
-fn check(manifest: &Manifest) -> Result<(), ModelError> {
-    let bad = |field, value: String, allowed: &str| {
-        Err(ModelError::Manifest {
-            field,
-            value,
-            allowed: allowed.to_owned(),
-        })
-    };
-    if manifest.schema != 1 {
-        return bad("schema", manifest.schema.to_string(), "1");
-    }
-    if manifest.file.contains(['/', '\\']) {
-        return bad("file", manifest.file.clone(), "a name without a folder");
-    }
-    if manifest.levels != QUANTILE_LEVELS {
-        return bad(
-            "levels",
-            format!("{:?}", manifest.levels),
-            "domain::QUANTILE_LEVELS",
-        );
-    }
-    let rising = manifest.horizons.windows(2).all(|pair| pair[0] < pair[1]);
-    if manifest.horizons.first().is_none_or(|&first| first == 0) || !rising {
-        return bad(
-            "horizons",
-            format!("{:?}", manifest.horizons),
-            "rising steps from 1",
-        );
-    }
-    for (field, port) in [("input", &manifest.input), ("output", &manifest.output)] {
-        if port.dtype != "float32" {
-            return bad(field, port.dtype.clone(), "float32");
-        }
-    }
-    let wanted = [
-        (
-            "input.shape",
-            &manifest.input.shape,
-            vec![manifest.context_steps],
-        ),
-        (
-            "output.shape",
-            &manifest.output.shape,
-            vec![manifest.horizons.len(), QUANTILE_LEVELS.len()],
-        ),
-    ];
-    for (field, shape, dimensions) in wanted {
-        let found: Vec<_> = shape
-            .iter()
-            .skip(1)
-            .filter_map(serde_json::Value::as_u64)
-            .collect();
-        if found != dimensions.iter().map(|&d| d as u64).collect::<Vec<_>>() {
-            return bad(
-                field,
-                format!("{shape:?}"),
-                &format!("[\"batch\", {dimensions:?}]"),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Loads the runtime's library once per process.
-fn runtime(library: Option<&Path>) -> Result<&'static Environment, ModelError> {
-    static LOADED: OnceLock<Result<Environment, ModelError>> = OnceLock::new();
-    let path = library
-        .map(Path::to_path_buf)
-        .or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from))
-        .or_else(in_checkout)
-        .ok_or_else(|| {
-            ModelError::Runtime(
-                "its library is not found: run deploy/setup, or set ORT_DYLIB_PATH".to_owned(),
-            )
-        })?;
-    LOADED
-        .get_or_init(|| {
-            if !path.is_file() {
-                return Err(ModelError::Runtime(format!(
-                    "{} is no file",
-                    path.display()
-                )));
-            }
-            let failed = |error: &dyn std::fmt::Display| {
-                ModelError::Runtime(format!("{}: {error}", path.display()))
-            };
-            let builder = ort::init_from(&path).map_err(|error| failed(&error))?;
-            builder.build().map_err(|error| failed(&error))
-        })
-        .as_ref()
-        .map_err(Clone::clone)
-}
-
-fn in_checkout() -> Option<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    [PathBuf::from("."), built]
-        .into_iter()
-        .map(|root| root.join(".venv/lib/libonnxruntime.so"))
-        .find(|file| file.is_file())
 }

@@ -1,83 +1,104 @@
 //! The running forecaster.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::forecast::InstanceForecast;
-use domain::{
-    Forecast, HorizonForecast, InstanceId, ModelRef, QuantileCurve, Readings, Resource, Timestamp,
-};
-use store::{Change, Clock, Expect, Key, Kind, SharedStore, StoreError, Transaction};
+use domain::{Forecast, InstanceId, Readings, Resource, Timestamp};
+use store::{Change, Clock, Expect, Key, Kind, Record, SharedStore, StoreError, Transaction};
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::fallback;
-use crate::history::Series;
+use crate::book::{Book, Calibrating, Coverage, SeriesKey};
+use crate::history::Counters;
 use crate::model::{Model, ModelError};
+use crate::predict::{self, Answer, Loaded};
+use crate::snapshot;
 
-/// Horizons of the fallback, in steps; the model brings its own.
-const HORIZONS: [usize; 12] = [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72];
-/// Context of the fallback.
-const CONTEXT: usize = 2_016;
-/// Fewer samples than a day's: the instance's habits are not known.
-const DAY: usize = 288;
+/// Forecasts written in one transaction.
+const PER_COMMIT: usize = 64;
 
 /// Settings of the forecaster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForecasterConfig {
-    /// Length of a step in milliseconds; forecasts are made once per step.
+    /// Length of a step in milliseconds.
     pub step_ms: u64,
-    /// Folder of the model and its manifest; by default `FORESHADOW_MODEL_DIR`, or the one that
-    /// is shipped.
+    /// Time between forecasts in milliseconds; by default one step.
+    pub interval_ms: Option<u64>,
+    /// Folder of the model and its manifest; by default `FORESHADOW_MODEL_DIR`, or the model
+    /// inside this program.
     pub model_dir: Option<PathBuf>,
     /// The ONNX Runtime library; by default `ORT_DYLIB_PATH`, or the one of the set-up.
     pub library: Option<PathBuf>,
+    /// Folder in which the history survives a restart; by default it does not.
+    pub snapshot_dir: Option<PathBuf>,
+    /// Time between snapshots in milliseconds.
+    pub snapshot_ms: u64,
+    /// What is done with what calibration learns.
+    pub calibrating: Calibrating,
 }
 
 impl Default for ForecasterConfig {
     fn default() -> Self {
         Self {
             step_ms: 300_000,
+            interval_ms: None,
             model_dir: None,
             library: None,
+            snapshot_dir: None,
+            snapshot_ms: 300_000,
+            calibrating: Calibrating::Observe,
         }
     }
 }
 
-/// What keeps a forecaster from starting.
-#[derive(Debug, thiserror::Error)]
-pub enum ForecasterError {
-    /// A setting that is out of range.
-    #[error("forecaster: step_ms is {0}; allowed is 100 and more")]
-    Step(u64),
+impl ForecasterConfig {
+    fn check(&self) -> Result<(), ForecasterError> {
+        for (field, value) in [
+            ("step_ms", self.step_ms),
+            ("interval_ms", self.interval_ms.unwrap_or(self.step_ms)),
+            ("snapshot_ms", self.snapshot_ms),
+        ] {
+            if !ALLOWED_MS.contains(&value) {
+                return Err(ForecasterError::Setting { field, value });
+            }
+        }
+        Ok(())
+    }
 }
 
-type SeriesKey = (InstanceId, Resource);
-type Known = Arc<Mutex<BTreeMap<SeriesKey, Series>>>;
+/// From a tenth of a second to a day.
+const ALLOWED_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
+
+/// What keeps a forecaster from starting.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForecasterError {
+    /// A setting that is out of range.
+    #[error("forecaster: {field} is {value}; allowed is 100 to 86400000")]
+    Setting {
+        /// Its name.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+}
+
+type Shared = Arc<Mutex<Book>>;
+
+fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    // Every change of the book is whole once made; a panic between two leaves both whole.
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running forecaster.
 pub struct Forecaster {
-    step_ms: u64,
-    known: Known,
+    book: Shared,
     cancel: CancellationToken,
     task: JoinHandle<()>,
     model: Result<String, ModelError>,
-}
-
-fn shipped() -> PathBuf {
-    std::env::var_os("FORESHADOW_MODEL_DIR").map_or_else(
-        || {
-            let local = PathBuf::from("onnx-models/artifacts");
-            if local.is_dir() {
-                local
-            } else {
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("../onnx-models/artifacts")
-            }
-        },
-        PathBuf::from,
-    )
 }
 
 impl Forecaster {
@@ -91,31 +112,41 @@ impl Forecaster {
         store: SharedStore,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ForecasterError> {
-        if config.step_ms < 100 {
-            return Err(ForecasterError::Step(config.step_ms));
-        }
-        let folder = config.model_dir.clone().unwrap_or_else(shipped);
-        let loaded = Model::load(&folder, config.library.as_deref());
+        config.check()?;
+        let loaded = load(config);
+        Self::start_with(config, loaded, store, clock)
+    }
+
+    fn start_with(
+        config: &ForecasterConfig,
+        loaded: Loaded,
+        store: SharedStore,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ForecasterError> {
+        config.check()?;
         let model = match &loaded {
-            Ok(model) => Ok(format!("{} {}", model.id(), model.version())),
+            Ok(model) => {
+                let (id, version) = model.made_by();
+                Ok(format!("{id} {version}"))
+            }
             Err(error) => {
                 tracing::warn!(%error, "forecasting without the model");
                 Err(error.clone())
             }
         };
-        let known = Known::default();
+        let book = Arc::new(Mutex::new(restored(config)));
         let cancel = CancellationToken::new();
         let worker = Worker {
+            config: config.clone(),
             store,
             clock,
-            known: Arc::clone(&known),
+            book: Arc::clone(&book),
+            context: predict::context(&loaded),
             model: Arc::new(Mutex::new(loaded)),
-            step_ms: config.step_ms,
         };
         let task = tokio::spawn(worker.run(cancel.clone()));
         Ok(Self {
-            step_ms: config.step_ms,
-            known,
+            book,
             cancel,
             task,
             model,
@@ -130,7 +161,8 @@ impl Forecaster {
         self.model.as_deref()
     }
 
-    /// Demand known from before, one value per step, the newest at `last_at`.
+    /// Demand known from before, one value per step, the newest at `last_at`; replaces what is
+    /// known of the series.
     pub fn preload(
         &self,
         instance: &InstanceId,
@@ -138,14 +170,20 @@ impl Forecaster {
         values: &[Option<f64>],
         last_at: Timestamp,
     ) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let series = known
-            .entry((instance.clone(), resource))
-            .or_insert_with(|| Series::new(self.step_ms));
-        series.preload(values, last_at.0);
+        lock(&self.book).preload((instance.clone(), resource), values, last_at);
     }
 
-    /// Stops.
+    /// What was odd about a series' samples; `None` for one that is not known.
+    pub fn counters(&self, instance: &InstanceId, resource: Resource) -> Option<Counters> {
+        lock(&self.book).counters(instance, resource)
+    }
+
+    /// How well a series' forecasts came true, per horizon that has been compared.
+    pub fn coverage(&self, instance: &InstanceId, resource: Resource) -> Vec<Coverage> {
+        lock(&self.book).coverage(instance, resource)
+    }
+
+    /// Stops; the history is saved once more before.
     pub async fn shutdown(self) {
         self.cancel.cancel();
         if let Err(error) = self.task.await {
@@ -154,170 +192,269 @@ impl Forecaster {
     }
 }
 
+fn load(config: &ForecasterConfig) -> Loaded {
+    let folder = config
+        .model_dir
+        .clone()
+        .or_else(|| std::env::var_os("FORESHADOW_MODEL_DIR").map(PathBuf::from));
+    let library = config.library.as_deref();
+    let model = match folder {
+        Some(folder) => Model::load(&folder, library)?,
+        None => Model::shipped(library)?,
+    };
+    Ok(Box::new(model))
+}
+
+/// A book with what the snapshot knows.
+fn restored(config: &ForecasterConfig) -> Book {
+    let mut book = Book::new(config.step_ms, config.calibrating);
+    let Some(folder) = &config.snapshot_dir else {
+        return book;
+    };
+    match snapshot::restore(folder) {
+        Ok(series) => {
+            let refused = book.restore(series);
+            if refused > 0 {
+                tracing::warn!(
+                    refused,
+                    step_ms = config.step_ms,
+                    "series of another step length in the snapshot are not used"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the history begins anew"),
+    }
+    book
+}
+
 struct Worker {
+    config: ForecasterConfig,
     store: SharedStore,
     clock: Arc<dyn Clock>,
-    known: Known,
-    model: Arc<Mutex<Result<Model, ModelError>>>,
-    step_ms: u64,
+    book: Shared,
+    context: usize,
+    model: Arc<Mutex<Loaded>>,
 }
 
 impl Worker {
     async fn run(self, cancel: CancellationToken) {
         let mut watch = self.store.watch(Kind::Readings);
-        let mut tick = tokio::time::interval(Duration::from_millis(self.step_ms));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = ticking(self.config.interval_ms.unwrap_or(self.config.step_ms));
+        let mut saving = ticking(self.config.snapshot_ms);
+        saving.reset();
+        self.catch_up().await;
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
-                change = watch.next() => match change {
-                    Some(Change::Put(record)) => match record.parse::<Readings>() {
-                        Ok(readings) => self.take_in(&readings.value),
-                        Err(error) => tracing::warn!(%error, "readings refused"),
-                    },
-                    // What was missed comes again: readings are published with their past.
-                    Some(Change::Deleted(_) | Change::Missed) => {}
-                    None => return,
-                },
+                () = cancel.cancelled() => break,
+                // Before readings: a flood of them must not keep forecasts back.
                 _ = tick.tick() => {
                     if let Err(error) = self.publish().await {
                         tracing::warn!(%error, "forecasts were not published");
                     }
                 }
+                _ = saving.tick() => self.save().await,
+                change = watch.next() => match change {
+                    Some(Change::Put(record)) => self.take_in(&record),
+                    Some(Change::Deleted(key)) => lock(&self.book).forget(&key.id),
+                    Some(Change::Missed) => self.catch_up().await,
+                    None => break,
+                },
             }
+        }
+        self.save().await;
+    }
+
+    /// Takes in all readings that are published now.
+    async fn catch_up(&self) {
+        match self.store.list(Kind::Readings).await {
+            Ok(records) => records.iter().for_each(|record| self.take_in(record)),
+            Err(error) => tracing::warn!(%error, "readings were not listed"),
         }
     }
 
-    fn take_in(&self, readings: &Readings) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for resource in Resource::ALL {
-            for reading in &readings.readings {
-                let Some(value) = *reading.demand.get(resource) else {
-                    continue;
-                };
-                let series = known
-                    .entry((readings.instance.clone(), resource))
-                    .or_insert_with(|| Series::new(self.step_ms));
-                // Published with their past: only what is newer than the newest step is news.
-                let newest = series.newest_ms().map(|ms| ms / self.step_ms);
-                if newest.is_none_or(|newest| reading.at.0 / self.step_ms > newest) {
-                    series.push(reading.at.0, value);
-                }
-            }
+    fn take_in(&self, record: &Record) {
+        match record.parse::<Readings>() {
+            Ok(readings) => lock(&self.book).take_in(&readings.value, self.clock.now()),
+            Err(error) => tracing::warn!(%error, "readings refused"),
         }
     }
 
     async fn publish(&self) -> Result<(), StoreError> {
-        let (mut keys, mut series) = (Vec::new(), Vec::new());
-        for (key, known) in &*self.known.lock().unwrap_or_else(PoisonError::into_inner) {
-            if known.samples() > 0 {
-                keys.push(key.clone());
-                series.push(known.clone());
-            }
+        let (keys, histories) = lock(&self.book).histories(self.context);
+        if keys.is_empty() {
+            return Ok(());
         }
-        let model = Arc::clone(&self.model);
-        let histories: Vec<_> = series
-            .iter()
-            .map(|series| series.context(CONTEXT))
-            .collect();
-        let predicted = tokio::task::spawn_blocking(move || predict(&model, &histories))
-            .await
-            .map_err(|error| StoreError::Unavailable {
-                operation: "run the model",
-                reason: error.to_string(),
-            })?;
-        let now = self.clock.now();
-        let mut by_instance: BTreeMap<InstanceId, Vec<Forecast>> = BTreeMap::new();
-        for (((instance, resource), series), answer) in keys.into_iter().zip(series).zip(predicted)
-        {
-            let Some(answer) = answer else { continue };
-            let newest = series.newest_ms().unwrap_or(now.0);
-            let samples = series.samples();
-            let forecast = Forecast {
-                instance: instance.clone(),
-                resource,
-                issued_at: Timestamp(newest.min(now.0)),
-                data_age_ms: now.0.saturating_sub(newest),
-                samples: u32::try_from(samples).unwrap_or(u32::MAX),
-                cold_start: samples < DAY,
-                model: answer.model,
-                last: series.last(),
-                horizons: answer
-                    .horizons
-                    .iter()
-                    .zip(answer.curves)
-                    .map(|(&steps, demand)| HorizonForecast {
-                        ahead_ms: steps as u64 * self.step_ms,
-                        demand,
-                    })
-                    .collect(),
-            };
-            by_instance.entry(instance).or_default().push(forecast);
-        }
-        for (instance, forecasts) in by_instance {
+        let answers = self.predict(histories).await;
+        let forecasts = self.forecasts(keys, answers);
+        let mut transaction = Transaction::new();
+        for (instance, forecasts) in forecasts {
             let key = Key::new(Kind::Forecast, instance.as_str());
             let record = InstanceForecast {
                 instance,
                 forecasts,
             };
-            self.store
-                .commit(Transaction::new().put(key, Expect::Any, &record)?)
-                .await?;
+            transaction = transaction.put(key, Expect::Any, &record)?;
+            if transaction.writes.len() == PER_COMMIT {
+                self.store.commit(std::mem::take(&mut transaction)).await?;
+            }
+        }
+        if !transaction.writes.is_empty() {
+            self.store.commit(transaction).await?;
         }
         Ok(())
     }
-}
 
-struct Answer {
-    model: ModelRef,
-    horizons: Vec<usize>,
-    curves: Vec<QuantileCurve>,
-}
-
-/// Runs the model on all series, or the fallback where there is none.
-fn predict(
-    model: &Mutex<Result<Model, ModelError>>,
-    histories: &[Vec<f64>],
-) -> Vec<Option<Answer>> {
-    let mut model = model.lock().unwrap_or_else(PoisonError::into_inner);
-    let reason = match &mut *model {
-        Ok(model) => match model.predict(histories) {
-            Ok(curves) => {
-                let made_by = ModelRef {
-                    id: model.id().to_owned(),
-                    version: model.version().to_owned(),
-                    fallback: None,
-                };
-                let horizons = model.horizons().to_vec();
-                let answer = |curves| Answer {
-                    model: made_by.clone(),
-                    horizons: horizons.clone(),
-                    curves,
-                };
-                return curves
-                    .into_iter()
-                    .map(|curves| curves.map(answer))
-                    .collect();
-            }
-            Err(error) => error.to_string(),
-        },
-        Err(error) => error.to_string(),
-    };
-    histories
-        .iter()
-        .map(|history| {
-            let curves = fallback::forecast(history, &HORIZONS)?;
-            let model = ModelRef {
-                id: "conformal-naive".to_owned(),
-                version: "1".to_owned(),
-                fallback: Some(reason.clone()),
-            };
-            Some(Answer {
-                model,
-                horizons: HORIZONS.to_vec(),
-                curves,
-            })
+    async fn predict(&self, histories: Vec<Vec<f64>>) -> Vec<Option<Answer>> {
+        let model = Arc::clone(&self.model);
+        let histories = Arc::new(histories);
+        let asked = Arc::clone(&histories);
+        let run = tokio::task::spawn_blocking(move || predict::predict(&model, &asked));
+        run.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the model's run broke off");
+            predict::fall_back(&histories, "model: its run broke off")
         })
-        .collect()
+    }
+
+    fn forecasts(
+        &self,
+        keys: Vec<SeriesKey>,
+        answers: Vec<Option<Answer>>,
+    ) -> BTreeMap<InstanceId, Vec<Forecast>> {
+        let now = self.clock.now();
+        let mut book = lock(&self.book);
+        let mut forecasts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, answer) in keys.into_iter().zip(answers) {
+            if let Some(forecast) = answer.and_then(|answer| book.publish(&key, answer, now)) {
+                forecasts.entry(key.0).or_default().push(forecast);
+            }
+        }
+        forecasts
+    }
+
+    async fn save(&self) {
+        let Some(folder) = self.config.snapshot_dir.clone() else {
+            return;
+        };
+        let series: BTreeMap<_, _> = lock(&self.book)
+            .series()
+            .map(|(key, series)| (key.clone(), series.clone()))
+            .collect();
+        let saved = tokio::task::spawn_blocking(move || snapshot::save(&folder, series.iter()));
+        match saved.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the history was not saved"),
+            Err(error) => tracing::warn!(%error, "saving the history broke off"),
+        }
+    }
+}
+
+fn ticking(every_ms: u64) -> Interval {
+    let mut tick = tokio::time::interval(Duration::from_millis(every_ms));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::QuantileCurve;
+    use store::{MemoryStore, SystemClock};
+
+    use super::*;
+    use crate::predict::Predictor;
+
+    /// Answers, then fails, then panics, then answers again; and so on.
+    struct Fickle(u32);
+
+    impl Predictor for Fickle {
+        fn made_by(&self) -> (String, String) {
+            ("fickle".to_owned(), "1".to_owned())
+        }
+        fn context(&self) -> usize {
+            16
+        }
+        fn horizons(&self) -> Vec<usize> {
+            vec![1]
+        }
+        fn predict(
+            &mut self,
+            histories: &[Vec<f64>],
+        ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
+            self.0 += 1;
+            match self.0 % 3 {
+                1 => Ok(vec![
+                    QuantileCurve::certain(1.0).map(|c| vec![c]);
+                    histories.len()
+                ]),
+                2 => Err(ModelError::Runtime("no memory left".to_owned())),
+                _ => panic!("a fault in the library"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_that_fails_or_panics_while_running_never_stops_the_forecasts() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let config = ForecasterConfig {
+            step_ms: 100,
+            ..ForecasterConfig::default()
+        };
+        let mut published = store.watch(Kind::Forecast);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let now = clock.now();
+        let forecaster =
+            Forecaster::start_with(&config, Ok(Box::new(Fickle(0))), store, clock).unwrap();
+        let id = InstanceId::new("a1").unwrap();
+        forecaster.preload(&id, Resource::Cpu, &[Some(7.0); 8], now);
+        let mut reasons = Vec::new();
+        let looking = async {
+            while reasons.len() < 4 {
+                if let Some(Change::Put(record)) = published.next().await {
+                    let forecast = record.parse::<InstanceForecast>().unwrap().value;
+                    reasons.push(forecast.forecasts[0].model.fallback.clone());
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), looking)
+            .await
+            .unwrap();
+        forecaster.shutdown().await;
+        assert_eq!(reasons[0], None);
+        assert!(reasons[1].as_ref().unwrap().contains("no memory left"));
+        assert!(reasons[2].as_ref().unwrap().contains("broke off"));
+        assert_eq!(reasons[3], None, "the model is asked again");
+    }
+
+    #[tokio::test]
+    async fn settings_out_of_range_are_named() {
+        for (field, config) in [
+            (
+                "step_ms",
+                ForecasterConfig {
+                    step_ms: 99,
+                    ..ForecasterConfig::default()
+                },
+            ),
+            (
+                "interval_ms",
+                ForecasterConfig {
+                    interval_ms: Some(0),
+                    ..ForecasterConfig::default()
+                },
+            ),
+            (
+                "snapshot_ms",
+                ForecasterConfig {
+                    snapshot_ms: 0,
+                    ..ForecasterConfig::default()
+                },
+            ),
+        ] {
+            let store: SharedStore = Arc::new(MemoryStore::new());
+            let error = Forecaster::start(&config, store, Arc::new(SystemClock))
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
 }

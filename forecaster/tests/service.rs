@@ -1,0 +1,270 @@
+//! The whole forecaster on a store in memory: readings in, forecasts out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests say what they expect by failing"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::forecast::InstanceForecast;
+use domain::{InstanceId, Reading, Readings, Resource, Resources, Timestamp};
+use foreshadow_forecaster::{Forecaster, ForecasterConfig};
+use store::{Clock, Expect, Key, Kind, ManualClock, MemoryStore, SharedStore, Transaction};
+
+const STEP_MS: u64 = 100;
+const NOW: Timestamp = Timestamp(10_000_000);
+
+struct World {
+    store: SharedStore,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let on_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        let store: SharedStore = Arc::new(MemoryStore::with_clock(on_clock));
+        Self { store, clock }
+    }
+
+    fn start(&self, config: &ForecasterConfig) -> Forecaster {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        Forecaster::start(config, Arc::clone(&self.store), clock).unwrap()
+    }
+
+    async fn publish(&self, name: &str, samples: &[(u64, f64)]) {
+        let reading = |&(at, cpu): &(u64, f64)| Reading {
+            at: Timestamp(at),
+            demand: Resources {
+                cpu: Some(cpu),
+                memory: Some(cpu * 1_000_000.0),
+                ..Resources::default()
+            },
+        };
+        let readings = Readings {
+            instance: InstanceId::new(name).unwrap(),
+            readings: samples.iter().map(reading).collect(),
+        };
+        let put = Transaction::new().put(Key::new(Kind::Readings, name), Expect::Any, &readings);
+        self.store.commit(put.unwrap()).await.unwrap();
+    }
+
+    /// The forecast of an instance, once it is as wanted.
+    async fn forecast(
+        &self,
+        name: &str,
+        wanted: impl Fn(&InstanceForecast) -> bool,
+    ) -> InstanceForecast {
+        let looking = async {
+            loop {
+                let record = self
+                    .store
+                    .get(&Key::new(Kind::Forecast, name))
+                    .await
+                    .unwrap();
+                let found = record.map(|r| r.parse::<InstanceForecast>().unwrap().value);
+                if let Some(found) = found.filter(&wanted) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, looking)
+            .await
+            .expect("no such forecast in time")
+    }
+}
+
+fn config() -> ForecasterConfig {
+    ForecasterConfig {
+        step_ms: STEP_MS,
+        ..ForecasterConfig::default()
+    }
+}
+
+fn artifacts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../onnx-models/artifacts")
+}
+
+/// Samples of a value that alternates with a period of twenty steps, up to now.
+fn samples(count: u64) -> Vec<(u64, f64)> {
+    (0..count)
+        .map(|i| {
+            let value = if i % 20 < 10 { 100.0 } else { 200.0 };
+            (NOW.0 - (count - 1 - i) * STEP_MS, value)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn readings_become_forecasts_of_every_measured_resource_by_the_shipped_model() {
+    let world = World::new();
+    let forecaster = world.start(&config());
+    let model = forecaster
+        .model()
+        .expect("the shipped model loads")
+        .to_owned();
+    world.publish("a1", &samples(64)).await;
+    let found = world
+        .forecast("a1", |found| found.forecasts.len() == 2)
+        .await;
+    for resource in [Resource::Cpu, Resource::Memory] {
+        let forecast = found.of(resource).unwrap();
+        assert_eq!(
+            format!("{} {}", forecast.model.id, forecast.model.version),
+            model
+        );
+        assert_eq!(forecast.model.fallback, None);
+        assert_eq!(forecast.samples, 64);
+        assert!(forecast.cold_start, "64 steps are less than a day");
+        assert_eq!(forecast.issued_at, NOW);
+        let ahead: Vec<_> = forecast
+            .horizons
+            .iter()
+            .map(|h| h.ahead_ms / STEP_MS)
+            .collect();
+        assert_eq!(ahead, [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72]);
+    }
+    let median = found.of(Resource::Cpu).unwrap().horizons[0].demand.median();
+    assert!((50.0..=300.0).contains(&median), "{median}");
+    forecaster.shutdown().await;
+}
+
+#[tokio::test]
+async fn readings_from_before_the_start_are_used() {
+    let world = World::new();
+    world.publish("a1", &samples(10)).await;
+    let forecaster = world.start(&config());
+    world
+        .forecast("a1", |found| found.forecasts[0].samples == 10)
+        .await;
+    forecaster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_broken_model_is_told_and_a_flagged_fallback_goes_on() {
+    let spoil = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["manifest.json", "demand.onnx"] {
+            let bytes = std::fs::read(artifacts().join(file)).unwrap();
+            let bytes = if file == name { change(bytes) } else { bytes };
+            std::fs::write(folder.path().join(file), bytes).unwrap();
+        }
+        folder
+    };
+    let truncated = spoil("demand.onnx", &|bytes| bytes[..bytes.len() / 2].to_vec());
+    let no_json = spoil("manifest.json", &|_| b"{".to_vec());
+    let other_shape = spoil("manifest.json", &|bytes| {
+        let text = String::from_utf8(bytes).unwrap();
+        text.replace("\"context_steps\": 2016", "\"context_steps\": 1000")
+            .into_bytes()
+    });
+    let missing = tempfile::tempdir().unwrap();
+    for (folder, wanted) in [
+        (truncated, "SHA-256"),
+        (no_json, "manifest"),
+        (other_shape, "input.shape"),
+        (missing, "cannot read"),
+    ] {
+        let world = World::new();
+        let forecaster = world.start(&ForecasterConfig {
+            model_dir: Some(folder.path().to_owned()),
+            ..config()
+        });
+        assert!(forecaster.model().unwrap_err().to_string().contains(wanted));
+        world.publish("a1", &samples(64)).await;
+        let found = world.forecast("a1", |_| true).await;
+        let made_by = &found.of(Resource::Cpu).unwrap().model;
+        assert_eq!(made_by.id, "conformal-naive");
+        assert!(
+            made_by.fallback.as_ref().unwrap().contains(wanted),
+            "{made_by:?}"
+        );
+        forecaster.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn history_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let keeping = ForecasterConfig {
+        snapshot_dir: Some(folder.path().join("history")),
+        ..config()
+    };
+    let before = World::new();
+    let forecaster = before.start(&keeping);
+    before.publish("a1", &samples(64)).await;
+    before
+        .forecast("a1", |found| found.forecasts[0].samples == 64)
+        .await;
+    forecaster.shutdown().await;
+
+    let after = World::new();
+    let forecaster = after.start(&keeping);
+    let found = after.forecast("a1", |_| true).await;
+    assert_eq!(found.of(Resource::Cpu).unwrap().samples, 64);
+    forecaster.shutdown().await;
+
+    let coarser = World::new();
+    let forecaster = coarser.start(&ForecasterConfig {
+        step_ms: 200,
+        ..keeping
+    });
+    coarser.publish("b1", &[(NOW.0, 5.0)]).await;
+    coarser.forecast("b1", |_| true).await;
+    let old = coarser
+        .store
+        .get(&Key::new(Kind::Forecast, "a1"))
+        .await
+        .unwrap();
+    assert!(old.is_none(), "a history of other steps is not used");
+    forecaster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_ignored_and_forecasting_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("history.bin"),
+        b"FSHIST01 and then nonsense",
+    )
+    .unwrap();
+    let world = World::new();
+    let forecaster = world.start(&ForecasterConfig {
+        snapshot_dir: Some(folder.path().to_owned()),
+        ..config()
+    });
+    world.publish("a1", &samples(3)).await;
+    let found = world.forecast("a1", |_| true).await;
+    assert_eq!(found.of(Resource::Cpu).unwrap().samples, 3);
+    forecaster.shutdown().await;
+}
+
+#[tokio::test]
+async fn odd_samples_are_counted_and_do_no_harm() {
+    let world = World::new();
+    let forecaster = world.start(&config());
+    let id = InstanceId::new("a1").unwrap();
+    let at = NOW.0;
+    world
+        .publish(
+            "a1",
+            &[(at - 300, 5.0), (at, -1.0), (at, 5.0), (at + 9_000, 5.0)],
+        )
+        .await;
+    let found = world.forecast("a1", |_| true).await;
+    let counters = forecaster.counters(&id, Resource::Cpu).unwrap();
+    assert_eq!(
+        (counters.refused, counters.future, counters.gaps),
+        (1, 1, 2)
+    );
+    let forecast = found.of(Resource::Cpu).unwrap();
+    assert_eq!((forecast.samples, forecast.last), (2, Some(5.0)));
+    forecaster.shutdown().await;
+}
