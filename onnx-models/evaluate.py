@@ -16,7 +16,8 @@ from statistics import NormalDist
 
 import numpy as np
 import onnxruntime
-import pyarrow.parquet as pq
+
+import data
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONTEXT, DAY = 2016, 288
@@ -25,8 +26,8 @@ LEVELS = np.array([0.01, 0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9
 DECILES = slice(2, 11)
 NORMAL = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 SETS = {
-    "bitbrains": ("bitbrains_rnd_2013-08_120vms.parquet", "vm", ["cpu_pct", "mem_mib", "net_rx_kbs"], 3, 6624, 47 * 7),
-    "asd": ("asd_12servers.parquet", "server", ["m00", "m03", "m05", "m07", "m12"], 1, 8640, 97 * 8),
+    "bitbrains": (data.BITBRAINS, ["cpu_pct", "mem_mib", "net_rx_kbs"], 3, 6624, 47 * 7),
+    "asd": (data.ASD, ["m00", "m03", "m05", "m07", "m12"], 1, 8640, 97 * 8),
 }
 
 
@@ -42,8 +43,8 @@ def series(path, key, columns):
 
 def windows(folder, name):
     """Per metric: histories [n, CONTEXT], truths [n, horizons], the series each row belongs to."""
-    file, key, metrics, every, first, stride = SETS[name]
-    groups = list(series(folder / file, key, metrics).values())[::every]
+    source, metrics, every, first, stride = SETS[name]
+    groups = [values for _, values in data.series(folder, source, metrics)][::every]
     for metric in metrics:
         x, y, owner = [], [], []
         for number, rows in enumerate(groups):
@@ -100,11 +101,11 @@ def inside(q, y, low, high):
     return ((y >= q[:, :, low]) & (y <= q[:, :, high]))[known]
 
 
-def score(path, folder):
+def score(model, folder):
     """{set: {hours: {method: (WQL, relCRPS, coverage 80, coverage 95)}}}"""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path.read_bytes(), options)
+    session = onnxruntime.InferenceSession(model, options)
     methods = {
         "model": lambda x: session.run(None, {"history": x})[0],
         "seasonal naive": seasonal_naive,
@@ -138,11 +139,12 @@ def score(path, folder):
     return result
 
 
-def measure(path, folder):
-    """The model's own scores, for the manifest."""
+def measure(model, folder):
+    """The scores as the manifest holds them."""
+    names = ("wql", "rel_crps", "coverage_80", "coverage_95")
     return {
-        f"{name}_{hours}h": dict(zip(("wql", "rel_crps", "coverage_80", "coverage_95"), (round(v, 3) for v in methods["model"])))
-        for name, spans in score(path, folder).items()
+        f"{name}_{hours}h": {method: dict(zip(names, (round(v, 3) for v in scores))) for method, scores in methods.items()}
+        for name, spans in score(model, folder).items()
         for hours, methods in spans.items()
     }
 
@@ -157,7 +159,7 @@ def main():
             raise SystemExit(f"{needed} does not exist; name it with --data or --model")
     print("| data, horizon | method | WQL | relCRPS | coverage 80 | coverage 95 |")
     print("|---|---|---|---|---|---|")
-    for name, spans in score(args.model, args.data).items():
+    for name, spans in score(args.model.read_bytes(), args.data).items():
         for hours, methods in spans.items():
             for method, (wql, ratio, near, far) in methods.items():
                 print(f"| {name}, {hours} h | {method} | {wql:.3f} | {ratio:.3f} | {100 * near:.0f} % | {100 * far:.0f} % |")
