@@ -1,8 +1,10 @@
 //! Which instance moves, and to which host. Pure and deterministic: same world, same decision.
 //!
 //! For each contended host every instance on it is looked at with every other host: filters
-//! first (each failure is kept as a reason), then a score. The best pair moves; a pair that
-//! brings the target into contention is none. What was not taken is kept with the reason.
+//! first (each failure is kept as a reason), then a score. A pair after which the host is no
+//! longer in contention goes before every other, whatever they score: a move that does not relieve
+//! costs as much and helps nobody. Among equals the best score moves; a pair that brings the
+//! target into contention is none. What was not taken is kept with the reason.
 
 use domain::{
     Alternative, Contention, Decision, Host, HostId, Instance, Move, Policy, Priority, Resource,
@@ -12,6 +14,9 @@ use domain::{
 use crate::detect::{self, Memory};
 use crate::settings::Settings;
 use crate::world::World;
+
+#[cfg(test)]
+mod tests;
 
 /// How many alternatives are kept with a decision.
 const KEPT_ALTERNATIVES: usize = 8;
@@ -127,24 +132,48 @@ fn best_move(
         }
     }
     moves.sort_by(|one, other| {
-        let by_score = other.score.total_cmp(&one.score);
-        by_score.then_with(|| (&one.instance, &one.target).cmp(&(&other.instance, &other.target)))
+        let by_relief = other.suffices.cmp(&one.suffices);
+        let by_score = other.intent.score.total_cmp(&one.intent.score);
+        let name = |pair: &Scored| (pair.intent.instance.clone(), pair.intent.target.clone());
+        by_relief
+            .then(by_score)
+            .then_with(|| name(one).cmp(&name(other)))
     });
     let mut moves = moves.into_iter();
-    let best = moves.next().filter(|best| best.score > 0.0);
-    let mut alternatives: Vec<_> = moves
-        .map(|other| Alternative {
-            instance: other.instance,
-            target: Some(other.target),
-            score: Some(other.score),
-            reason: format!(
-                "a better one scores {:.1}",
-                best.as_ref().map_or(0.0, |b| b.score)
-            ),
-        })
-        .collect();
+    let best = moves.next().filter(|best| best.intent.score > 0.0);
+    let mut alternatives: Vec<_> = moves.map(|other| other.passed_over(best.as_ref())).collect();
     alternatives.append(&mut refused);
-    (best, alternatives)
+    (best.map(|best| best.intent), alternatives)
+}
+
+/// A move that may be made.
+struct Scored {
+    intent: Move,
+    /// Whether the host it leaves is out of contention afterwards.
+    suffices: bool,
+    /// Risk that is left on that host.
+    left: f64,
+}
+
+impl Scored {
+    /// This one as an alternative to the one that was taken.
+    fn passed_over(self, best: Option<&Self>) -> Alternative {
+        let reason = match best {
+            Some(best) if best.suffices && !self.suffices => format!(
+                "would not be enough: the risk on {} stays at {:.0} %",
+                self.intent.from,
+                self.left * 100.0
+            ),
+            Some(best) => format!("a better one scores {:.1}", best.intent.score),
+            None => "it costs more than it relieves".to_owned(),
+        };
+        Alternative {
+            instance: self.intent.instance,
+            target: Some(self.intent.target),
+            score: Some(self.intent.score),
+            reason,
+        }
+    }
 }
 
 /// Why an instance must stay, if it must.
@@ -221,7 +250,7 @@ fn scored(
     contention: &Contention,
     instance: &Instance,
     target: &HostId,
-) -> Move {
+) -> Scored {
     let id = &instance.spec.id;
     let resource = contention.resource;
     let ahead = contention.ahead_ms;
@@ -256,7 +285,13 @@ fn scored(
         ..Resources::default()
     };
     reserve.cpu = upper.max(now);
-    Move {
+    let suffices = after <= settings.accepted_risk;
+    let enough = if suffices {
+        "it is enough"
+    } else {
+        "not enough by itself"
+    };
+    let intent = Move {
         instance: id.clone(),
         from: contention.host.clone(),
         target: target.clone(),
@@ -265,7 +300,7 @@ fn scored(
         score,
         reasons: vec![
             format!(
-                "relief {relief:+.1}: risk on {} falls from {:.0} % to {:.0} %, on {target} it is {:.0} %",
+                "relief {relief:+.1}: risk on {} falls from {:.0} % to {:.0} % ({enough}), on {target} it is {:.0} %",
                 contention.host,
                 before * 100.0,
                 after * 100.0,
@@ -278,5 +313,10 @@ fn scored(
             format!("priority {priority:+.1}: {:?}", instance.spec.priority),
             format!("cost {:+.1}: {mib:.0} MiB of memory to copy", -cost),
         ],
+    };
+    Scored {
+        intent,
+        suffices,
+        left: after,
     }
 }
