@@ -27,7 +27,7 @@ pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phas
 pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
 pub use routing::{
-    MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
+    KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
 };
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};

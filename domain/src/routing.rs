@@ -67,6 +67,8 @@ pub enum NodeProgress {
         /// Short names of the types, as "CDS".
         types: Vec<String>,
     },
+    /// Has lost its connection, and goes on with what it had.
+    Away,
     /// Has refused a resource.
     Rejected {
         /// Short name of the type.
@@ -82,7 +84,7 @@ pub enum NodeProgress {
 pub enum RoutingState {
     /// Being pushed, or not acknowledged by everybody yet.
     Pending,
-    /// Every connected node has acknowledged all of it, and what it replaced is gone.
+    /// Every known node is connected and has acknowledged all of it, and what it replaced is gone.
     Applied,
     /// A node has refused it; the last good one stays in force.
     Rejected,
@@ -97,20 +99,30 @@ pub struct RoutingStatus {
     pub revision: u64,
     /// How far it is.
     pub state: RoutingState,
-    /// Per connected node.
+    /// Per known node, connected or away.
     pub nodes: BTreeMap<NodeId, NodeProgress>,
     /// When this was written.
     pub at: Timestamp,
 }
 
+/// A node that the control plane has met and not given up, so that the next one waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownNode {
+    /// Its name.
+    pub node: NodeId,
+    /// When it was first met.
+    pub since: Timestamp,
+}
+
 impl RoutingStatus {
-    /// Whether every connected node has applied `revision` or a later one.
+    /// Whether every known node has applied `revision` or a later one.
     pub fn has_applied(&self, revision: u64) -> bool {
         self.state == RoutingState::Applied && self.revision >= revision
     }
 }
 
-/// Proof that nothing reaches the original any more: every connected node acknowledged a routing
+/// Proof that nothing reaches the original any more: every known node acknowledged a routing
 /// without weight for it, and nothing is in progress there. Only [`ZeroTraffic::prove`] makes one,
 /// and destroying an original takes one.
 ///

@@ -141,7 +141,9 @@ fn best_move(
     });
     let mut moves = moves.into_iter();
     let best = moves.next().filter(|best| best.intent.score > 0.0);
-    let mut alternatives: Vec<_> = moves.map(|other| other.passed_over(best.as_ref())).collect();
+    let mut alternatives: Vec<_> = moves
+        .map(|other| other.passed_over(best.as_ref()))
+        .collect();
     alternatives.append(&mut refused);
     (best.map(|best| best.intent), alternatives)
 }

@@ -32,6 +32,8 @@ pub enum Kind {
     Readings,
     /// `domain::forecast::InstanceForecast`, by instance id.
     Forecast,
+    /// `domain::KnownNode`, by node id.
+    Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
 }
@@ -47,7 +49,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -56,6 +58,7 @@ impl Kind {
         Self::Migration,
         Self::Routing,
         Self::Decision,
+        Self::Node,
         Self::RoutingStatus,
         Self::Traffic,
         Self::Readings,
@@ -73,7 +76,8 @@ impl Kind {
             | Self::Plan
             | Self::Migration
             | Self::Routing
-            | Self::Decision => Durability::Durable,
+            | Self::Decision
+            | Self::Node => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
@@ -97,6 +101,7 @@ impl Kind {
             Self::Traffic => "traffic",
             Self::Readings => "readings",
             Self::Forecast => "forecast",
+            Self::Node => "node",
             Self::Progress => "progress",
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::XdsError;
+use crate::gate::PATIENCE_TICKS;
 
 /// Settings of the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub struct XdsConfig {
     pub traffic_interval: Duration,
     /// How long changes of records are gathered before they are published.
     pub debounce: Duration,
+    /// How long a node that lost its connection is waited for before it is taken for gone; until
+    /// then no routing counts as applied.
+    pub node_patience: Duration,
     /// How many discovery streams are served at once.
     pub max_streams: usize,
 }
@@ -27,6 +31,7 @@ impl Default for XdsConfig {
             report_interval: Duration::from_millis(500),
             traffic_interval: Duration::from_millis(250),
             debounce: Duration::from_millis(10),
+            node_patience: Duration::from_secs(u64::from(PATIENCE_TICKS)),
             max_streams: 12_000,
         }
     }
@@ -38,6 +43,10 @@ const MAX_DEBOUNCE: Duration = Duration::from_millis(20);
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest interval of reports: a judge that hears less often decides on what is long over.
 const MAX_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Bounds of the patience with nodes that are away.
+const MIN_PATIENCE: Duration = Duration::from_secs(1);
+const MAX_PATIENCE: Duration = Duration::from_hours(1);
 
 impl XdsConfig {
     /// Checks the settings against each other and against what the design allows.
@@ -68,6 +77,13 @@ impl XdsConfig {
         }
         if self.debounce > MAX_DEBOUNCE {
             return bad("debounce", format!("{:?}", self.debounce), "at most 20ms");
+        }
+        if self.node_patience < MIN_PATIENCE || self.node_patience > MAX_PATIENCE {
+            return bad(
+                "node_patience",
+                format!("{:?}", self.node_patience),
+                "1s to 1h",
+            );
         }
         if self.max_streams == 0 {
             return bad("max_streams", "0".to_owned(), "at least 1");

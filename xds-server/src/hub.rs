@@ -140,7 +140,8 @@ impl Hub {
         for id in ready {
             self.send(id);
         }
-        self.board.post(self.gate.take_reports());
+        self.board
+            .post(self.gate.take_reports(), self.gate.take_roster());
     }
 
     fn send(&mut self, id: StreamId) {

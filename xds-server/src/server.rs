@@ -7,7 +7,8 @@ use std::time::Duration;
 use api::envoy::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
 use api::envoy::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use api::envoy::envoy::service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer;
-use store::{Clock, SharedStore};
+use domain::{KnownNode, NodeId};
+use store::{Clock, Kind, SharedStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +62,11 @@ impl XdsServer {
         let telemetry = SharedTelemetry::default();
         let watcher = Watcher::new(&store, commands.clone(), telemetry.clone(), config.debounce);
         let world = World::load(&store).await?;
-        let mut gate = Gate::new();
+        let patience = u32::try_from(config.node_patience.as_secs()).unwrap_or(u32::MAX);
+        let mut gate = Gate::new(patience);
+        for node in known_nodes(&store).await? {
+            gate.expect(node);
+        }
         gate.set_inputs(&world.inputs());
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -137,6 +142,15 @@ impl Drop for XdsServer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// Nodes that were connected before: they may still route by what they got then.
+async fn known_nodes(store: &SharedStore) -> Result<Vec<NodeId>, StoreError> {
+    let records = store.list(Kind::Node).await?;
+    let parsed = records
+        .iter()
+        .map(|record| Ok(record.parse::<KnownNode>()?.value.node));
+    parsed.collect()
 }
 
 async fn serve(listener: TcpListener, shared: Shared, stop: CancellationToken) {

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use common::fleet::Fleet;
 use common::world::{Scene, bp};
 use domain::{Endpoint, NodeProgress, RoutingState, ServiceId, WeightSplit};
+use foreshadow_xds_server::gate::PATIENCE_TICKS;
 use foreshadow_xds_server::input::Inputs;
 use foreshadow_xds_server::resources::ResourceType;
 use foreshadow_xds_server::stream::{Protocol, Request};
@@ -89,7 +90,7 @@ fn temporary_clusters_stay_until_every_node_has_the_route_that_dropped_them() {
 }
 
 #[test]
-fn a_node_that_goes_away_is_not_waited_for() {
+fn a_node_that_goes_away_is_waited_for_until_it_is_taken_for_gone() {
     let scene = Scene::new("shop", 2);
     let mut fleet = Fleet::new(&scene.inputs());
     let (stays, goes) = (
@@ -97,13 +98,68 @@ fn a_node_that_goes_away_is_not_waited_for() {
         fleet.connect(Protocol::Delta),
     );
     fleet.settle();
+    let node = fleet.clients[goes].node.clone();
+    fleet.gate.disconnect(fleet.clients[goes].id);
     let scene = scene.migrate(1, bp(100), false);
     fleet.set(&scene.inputs());
     while fleet.step(stays) {}
+    // It may still route by what it had: the node that stays has it all, and yet it is pending.
     assert_eq!(fleet.state(&scene), RoutingState::Pending);
-    fleet.gate.disconnect(fleet.clients[goes].id);
+    let report = fleet.gate.last_report(&scene.service.id).unwrap();
+    assert_eq!(report.nodes[&node], NodeProgress::Away);
+    assert!(
+        fleet.clients[stays]
+            .routes
+            .iter()
+            .any(|(name, _)| name.ends_with("~shadow"))
+    );
+    for _ in 0..PATIENCE_TICKS {
+        assert_eq!(fleet.state(&scene), RoutingState::Pending);
+        fleet.gate.tick();
+        fleet.pump();
+    }
+    assert_eq!(fleet.state(&scene), RoutingState::Applied);
+    assert_eq!(fleet.gate.take_roster().get(&node), Some(&false));
+}
+
+#[test]
+fn a_node_that_comes_back_is_waited_for_until_it_has_the_routes() {
+    for protocol in both() {
+        let scene = Scene::new("shop", 2);
+        let mut fleet = Fleet::new(&scene.inputs());
+        let client = fleet.connect(protocol);
+        fleet.settle();
+        fleet.gate.disconnect(fleet.clients[client].id);
+        let scene = scene.migrate(1, bp(100), false);
+        fleet.set(&scene.inputs());
+        fleet.pump();
+        assert_eq!(fleet.state(&scene), RoutingState::Pending);
+        fleet.reconnect(client);
+        assert_eq!(fleet.state(&scene), RoutingState::Pending);
+        fleet.settle();
+        assert_eq!(fleet.state(&scene), RoutingState::Applied);
+    }
+}
+
+#[test]
+fn a_control_plane_that_has_just_started_waits_for_the_nodes_that_the_last_one_knew() {
+    let scene = Scene::new("shop", 2);
+    let mut fleet = Fleet::new(&scene.inputs());
+    let client = fleet.connect(Protocol::Delta);
+    fleet.settle();
+    let known = fleet.gate.take_roster();
+    assert_eq!(known.get(&fleet.clients[client].node), Some(&true));
+
+    let scene = scene.migrate(1, WeightSplit::SHADOW, false);
+    fleet.gate = foreshadow_xds_server::gate::Gate::default();
+    for node in known.into_keys() {
+        fleet.gate.expect(node);
+    }
+    fleet.set(&scene.inputs());
     fleet.pump();
-    while fleet.step(stays) {}
+    assert_eq!(fleet.state(&scene), RoutingState::Pending);
+    fleet.reconnect(client);
+    fleet.settle();
     assert_eq!(fleet.state(&scene), RoutingState::Applied);
 }
 
@@ -431,11 +487,7 @@ proptest! {
                 Op::Step(index) if index < fleet.clients.len() => {
                     fleet.step(index);
                 }
-                // One that takes the whole state anew has nothing to tell what it had.
-                Op::Reconnect(index)
-                    if index < fleet.clients.len()
-                        && fleet.clients[index].protocol == Protocol::Delta =>
-                {
+                Op::Reconnect(index) if index < fleet.clients.len() => {
                     fleet.reconnect(index);
                 }
                 Op::Leave(index) if index < fleet.clients.len() => {
@@ -447,6 +499,12 @@ proptest! {
             }
         }
         fleet.settle();
+        let left = fleet.gate.last_report(&scene.service.id).unwrap().nodes.len();
+        prop_assert_eq!(fleet.state(&scene) == RoutingState::Applied, left == fleet.clients.len());
+        for _ in 0..PATIENCE_TICKS {
+            fleet.gate.tick();
+        }
+        fleet.pump();
         prop_assert_eq!(fleet.state(&scene), RoutingState::Applied);
         let clusters: Vec<String> =
             fleet.gate.published().clusters.keys().map(ToString::to_string).collect();

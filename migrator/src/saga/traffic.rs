@@ -5,8 +5,8 @@ use std::time::Duration;
 use domain::migration::JudgeScope;
 use domain::routing::side_cluster;
 use domain::{
-    Counts, LatencyHistogram, Migration, Routing, RoutingState, RoutingStatus, Side, Timestamp,
-    Traffic,
+    Counts, LatencyHistogram, Migration, NodeId, NodeTraffic, Routing, RoutingState, RoutingStatus,
+    Side, Timestamp, Traffic,
 };
 use store::{Key, Kind};
 
@@ -62,39 +62,47 @@ pub(super) async fn in_progress(
         .map_or(0, |t| t.cluster(cluster).in_progress))
 }
 
-/// Waits until every node has said, in two reports that arrived after now, that nothing is in
-/// progress on a cluster. Two, because the first may have been under way already.
+/// Waits until every node that the control plane knows has said, in two reports that arrived after
+/// now, that nothing is in progress on a cluster. Two, because the first may have been under way
+/// already. A node that says nothing is waited for: silence is no proof.
 pub(super) async fn quiet(
     context: &Context,
     migration: &Migration,
     cluster: &str,
 ) -> Result<(), EffectError> {
-    let Some(begin) = traffic(context, migration).await? else {
-        // No data plane has ever reported anything of this service.
-        return Ok(());
-    };
+    let begin = traffic(context, migration).await?.map(|t| t.nodes);
     loop {
-        let Some(now) = traffic(context, migration).await? else {
-            return Ok(());
-        };
-        let all_quiet = now.nodes.iter().all(|(node, state)| {
-            let fresh = match begin.nodes.get(node) {
-                Some(before) if before.session == state.session => {
-                    state.reports >= before.reports + 2
-                }
-                Some(_) | None => state.reports >= 2,
-            };
-            fresh
-                && state
-                    .clusters
-                    .get(cluster)
-                    .is_none_or(|counts| counts.in_progress == 0)
-        });
-        if all_quiet {
+        let nodes = nodes(context, migration).await?;
+        let now = traffic(context, migration).await?.map(|t| t.nodes);
+        let (begin, now) = (begin.as_ref(), now.as_ref());
+        if nodes.iter().all(|node| {
+            let before = begin.and_then(|nodes| nodes.get(node));
+            let state = now.and_then(|nodes| nodes.get(node));
+            state.is_some_and(|state| is_quiet(before, state, cluster))
+        }) {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+fn is_quiet(before: Option<&NodeTraffic>, now: &NodeTraffic, cluster: &str) -> bool {
+    let fresh = match before {
+        Some(before) if before.session == now.session => now.reports >= before.reports + 2,
+        Some(_) | None => now.reports >= 2,
+    };
+    let counts = now.clusters.get(cluster);
+    fresh && counts.is_none_or(|counts| counts.in_progress == 0)
+}
+
+/// The nodes that the control plane knows.
+async fn nodes(context: &Context, migration: &Migration) -> Result<Vec<NodeId>, EffectError> {
+    let key = Key::new(Kind::RoutingStatus, migration.service.as_str());
+    let Some(record) = context.store.get(&key).await? else {
+        return Ok(Vec::new());
+    };
+    let status: RoutingStatus = record.parse()?.value;
+    Ok(status.nodes.into_keys().collect())
 }
 
 /// Follows both sides of a migration from the start of a stage.
@@ -145,17 +153,22 @@ impl Watcher {
     ) -> Result<Evidence, EffectError> {
         let now = context.clock.now();
         let traffic = traffic(context, migration).await?;
-        let newest = traffic
+        let reported = |node: &NodeId| {
+            let state = traffic.as_ref().and_then(|t| t.nodes.get(node));
+            state.map_or(self.began, |state| state.reported_at)
+        };
+        // The oldest word counts: a node that is silent may be seeing errors.
+        let oldest = nodes(context, migration)
+            .await?
             .iter()
-            .flat_map(|traffic| traffic.nodes.values())
-            .map(|node| node.reported_at)
+            .map(reported)
             .min()
             .unwrap_or(self.began);
         Ok(Evidence {
             scope: self.scope,
             hold_ms: self.hold_ms,
             elapsed_ms: now.since(self.began),
-            age_ms: now.since(newest),
+            age_ms: now.since(oldest),
             original: self.since_start(traffic.as_ref(), &self.original),
             shadow: self.since_start(traffic.as_ref(), &self.shadow),
             baseline: self.baseline.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{RoutingStatus, ServiceId, Timestamp};
+use domain::{KnownNode, NodeId, RoutingStatus, ServiceId, Timestamp};
 use store::{Clock, Expect, Key, Kind, SharedStore, StoreError, Transaction};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -24,36 +24,49 @@ type Reports = BTreeMap<ServiceId, Option<Report>>;
 /// The newest report per service that is not written yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Board {
-    reports: Arc<Mutex<Reports>>,
-    news: Arc<Notify>,
+    news: Arc<Mutex<News>>,
+    posted: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    reports: Reports,
+    /// Nodes that became known (`true`) or were forgotten.
+    roster: BTreeMap<NodeId, bool>,
 }
 
 impl Board {
-    fn lock(&self) -> MutexGuard<'_, Reports> {
-        // A map of whole reports: whatever interrupted its writer left it whole.
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, News> {
+        // Maps of whole values: whatever interrupted their writer left them whole.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Posts reports over the older ones of the same services.
-    pub(crate) fn post(&self, reports: Reports) {
-        if !reports.is_empty() {
-            self.lock().extend(reports);
-            self.news.notify_one();
+    /// Posts reports over the older ones of the same services, and nodes that came or went.
+    pub(crate) fn post(&self, reports: Reports, roster: BTreeMap<NodeId, bool>) {
+        if !reports.is_empty() || !roster.is_empty() {
+            let mut news = self.lock();
+            news.reports.extend(reports);
+            news.roster.extend(roster);
+            drop(news);
+            self.posted.notify_one();
         }
     }
 
-    fn take(&self) -> Reports {
+    fn take(&self) -> News {
         std::mem::take(&mut *self.lock())
     }
 
     /// Puts back what could not be written, unless there is newer.
-    fn put_back(&self, reports: Reports) {
-        let mut current = self.lock();
-        for (id, report) in reports {
-            current.entry(id).or_insert(report);
+    fn put_back(&self, old: News) {
+        let mut news = self.lock();
+        for (id, report) in old.reports {
+            news.reports.entry(id).or_insert(report);
         }
-        drop(current);
-        self.news.notify_one();
+        for (node, known) in old.roster {
+            news.roster.entry(node).or_insert(known);
+        }
+        drop(news);
+        self.posted.notify_one();
     }
 }
 
@@ -75,7 +88,7 @@ impl Writer {
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.board.news.notified() => self.write_reports().await,
+                () = self.board.posted.notified() => self.write_news().await,
                 _ = tick.tick() => self.write_traffic().await,
             };
             if let Err(error) = result {
@@ -89,11 +102,34 @@ impl Writer {
         }
     }
 
-    async fn write_reports(&self) -> Result<(), StoreError> {
-        let reports = self.board.take();
+    async fn write_news(&self) -> Result<(), StoreError> {
+        let news = self.board.take();
+        let transaction = self.transaction(&news)?;
+        if let Err(error) = self.store.commit(transaction).await {
+            self.board.put_back(news);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Nodes and reports together: no report calls a routing applied by a node that the next
+    /// control plane would not know of.
+    fn transaction(&self, news: &News) -> Result<Transaction, StoreError> {
         let at = self.clock.now();
         let mut transaction = Transaction::new();
-        for (service, report) in &reports {
+        for (node, known) in &news.roster {
+            let key = Key::new(Kind::Node, node.as_str());
+            let record = KnownNode {
+                node: node.clone(),
+                since: at,
+            };
+            transaction = if *known {
+                transaction.put(key, Expect::Any, &record)?
+            } else {
+                transaction.delete(key, Expect::Any)
+            };
+        }
+        for (service, report) in &news.reports {
             let key = Key::new(Kind::RoutingStatus, service.as_str());
             transaction = match report {
                 Some(report) => transaction.put(key, Expect::Any, &status(service, report, at))?,
@@ -102,11 +138,7 @@ impl Writer {
                     .delete(Key::new(Kind::Traffic, service.as_str()), Expect::Any),
             };
         }
-        if let Err(error) = self.store.commit(transaction).await {
-            self.board.put_back(reports);
-            return Err(error);
-        }
-        Ok(())
+        Ok(transaction)
     }
 
     async fn write_traffic(&self) -> Result<(), StoreError> {

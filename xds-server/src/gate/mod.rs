@@ -12,7 +12,9 @@
 //! 3. **Shrink**: endpoints and clusters that are no longer wanted go once every connected stream
 //!    has acknowledged the route that dropped them.
 //!
-//! It is *applied* when all that, removals included, is acknowledged by every connected stream.
+//! It is *applied* when all that, removals included, is acknowledged by every connected stream, and
+//! no known node is away: what a node that lost its stream still routes to must stay alive. After
+//! [`PATIENCE_TICKS`] it is taken for gone (`roster`).
 //!
 //! # Refusal
 //! A node that refuses a resource *pins* the services at fault: they are brought back to the input
@@ -25,6 +27,7 @@
 //! drains [`Gate::take_ready`] and [`Gate::take_reports`].
 
 mod blame;
+mod roster;
 mod service;
 mod status;
 
@@ -37,7 +40,12 @@ use crate::input::Inputs;
 use crate::resources::{Resource, ResourceType, configuration};
 use crate::stream::{LimitExceeded, Published, Refusal, Request, Response, Stream};
 pub(crate) use blame::owner;
+use roster::Roster;
 use service::{Changes, ServiceState};
+
+/// Ticks (of about a second) after which a node that went away is taken for gone. Longer than an
+/// Envoy may wait before it connects anew (30 s).
+pub const PATIENCE_TICKS: u32 = 60;
 
 /// Most rounds of steps in one advance: there and back again takes three.
 const MAX_PASSES: usize = 6;
@@ -58,13 +66,14 @@ pub struct Report {
 }
 
 /// What is published, to whom, and what comes next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gate {
     published: Published,
     /// Whether inputs have been set.
     begun: bool,
     services: BTreeMap<ServiceId, ServiceState>,
     streams: BTreeMap<StreamId, Stream>,
+    roster: Roster,
     /// Streams that may have to be told something.
     ready: BTreeSet<StreamId>,
     /// The last report per service, to report changes only.
@@ -73,10 +82,32 @@ pub struct Gate {
     reports: BTreeMap<ServiceId, Option<Report>>,
 }
 
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new(PATIENCE_TICKS)
+    }
+}
+
 impl Gate {
-    /// A gate that publishes nothing but an empty route configuration.
-    pub fn new() -> Self {
-        Self::default()
+    /// A gate that publishes nothing but an empty route configuration, and waits for a node that
+    /// went away for `patience` ticks.
+    pub fn new(patience: u32) -> Self {
+        Self {
+            published: Published::default(),
+            begun: false,
+            services: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            roster: Roster::new(patience),
+            ready: BTreeSet::new(),
+            reported: BTreeMap::new(),
+            reports: BTreeMap::new(),
+        }
+    }
+
+    /// Names a node that was connected before this gate began: it is waited for.
+    pub fn expect(&mut self, node: NodeId) {
+        self.roster.expect(node);
+        self.unsettle_all();
     }
 
     /// What is published now.
@@ -118,10 +149,12 @@ impl Gate {
         self.streams.insert(id, stream);
     }
 
-    /// A stream is gone: it is no longer waited for.
+    /// A stream is gone: no step waits for it any more, but nothing is applied while its node is
+    /// away.
     pub fn disconnect(&mut self, id: StreamId) {
-        if self.streams.remove(&id).is_some() {
+        if let Some(stream) = self.streams.remove(&id) {
             self.ready.remove(&id);
+            self.roster.look(&stream.node, self.streams.values());
             self.unsettle_all();
         }
     }
@@ -143,6 +176,9 @@ impl Gate {
         let refusal = stream.request(kind, request, &self.published)?;
         let node = stream.node.clone();
         self.ready.insert(id);
+        if joins {
+            self.roster.look(&node, self.streams.values());
+        }
         if joins || refusal.is_some() {
             self.unsettle_all();
         }
@@ -157,6 +193,9 @@ impl Gate {
         for (&id, stream) in &mut self.streams {
             stream.tick();
             self.ready.insert(id);
+        }
+        if self.roster.tick() {
+            self.unsettle_all();
         }
     }
 
@@ -234,11 +273,12 @@ impl Gate {
     }
 
     fn report(&mut self, open: &[ServiceId]) {
+        let away = self.roster.away();
         for id in open {
             let Some(service) = self.services.get_mut(id) else {
                 continue;
             };
-            let report = service.report(self.streams.values(), &self.published);
+            let report = service.report(self.streams.values(), &away, &self.published);
             if service.settled && service.is_gone() {
                 self.services.remove(id);
                 self.reported.remove(id);
@@ -269,6 +309,11 @@ impl Gate {
     /// Reports that changed since the last call; `None` for a service that is gone.
     pub fn take_reports(&mut self) -> BTreeMap<ServiceId, Option<Report>> {
         std::mem::take(&mut self.reports)
+    }
+
+    /// Nodes that became known (`true`) or were forgotten (`false`) since the last call.
+    pub fn take_roster(&mut self) -> BTreeMap<NodeId, bool> {
+        self.roster.take_news()
     }
 
     /// The last report about a service.

@@ -1,7 +1,7 @@
 //! How far a service is, node by node.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{NodeId, NodeProgress, RoutingState};
 
@@ -12,10 +12,11 @@ use crate::stream::{Published, Stream};
 
 impl ServiceState {
     /// The report about the service. Settles it, and takes the effective wish for good, when
-    /// every stream has acknowledged all of it.
+    /// every stream has acknowledged all of it and no node is away.
     pub(super) fn report<'a>(
         &mut self,
         streams: impl Iterator<Item = &'a Stream> + Clone,
+        away: &BTreeSet<NodeId>,
         published: &Published,
     ) -> Report {
         let complete = self.is_complete();
@@ -35,6 +36,15 @@ impl ServiceState {
                         entry.insert(progress);
                     }
                 }
+            }
+        }
+        for node in away {
+            nodes.entry(node.clone()).or_insert(NodeProgress::Away);
+        }
+        // One that is back without its routes is not back yet.
+        for (node, progress) in &mut nodes {
+            if away.contains(node) && *progress == NodeProgress::Applied {
+                *progress = NodeProgress::Away;
             }
         }
         let applied = complete && nodes.values().all(|p| *p == NodeProgress::Applied);
@@ -176,6 +186,7 @@ const fn rank(progress: &NodeProgress) -> u8 {
     match progress {
         NodeProgress::Applied => 0,
         NodeProgress::Waiting { .. } => 1,
-        NodeProgress::Rejected { .. } => 2,
+        NodeProgress::Away => 2,
+        NodeProgress::Rejected { .. } => 3,
     }
 }

@@ -89,7 +89,8 @@ impl Client {
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
                 names,
-                version: String::new(),
+                // As Envoy does, it says what it has, also on a new stream.
+                version: known.last().map(|(_, v)| v.clone()).unwrap_or_default(),
                 nonce,
                 error: None,
             },
@@ -287,7 +288,7 @@ pub struct Fleet {
 
 impl Fleet {
     pub fn new(inputs: &Inputs) -> Self {
-        let mut gate = Gate::new();
+        let mut gate = Gate::default();
         gate.set_inputs(inputs);
         let mut fleet = Self {
             gate,
