@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use domain::{Phase, Policy};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::cli::{DemoOptions, Output, PolicyName};
 use crate::control::ControlPlane;
@@ -241,7 +242,10 @@ async fn drive(
     let load = LoadGenerator::start(making, "before", streams(scenario, planes)?)
         .map_err(Failure::failed("make load"))?;
     let mut watching = report::Watching::new(policy, contended);
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    // Looked at closely while something moves, so that requests are counted to their stage.
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = 0_u32;
     let settings = crate::demo::scenario_settings(scenario, policy)?;
     loop {
         tokio::select! {
@@ -249,6 +253,10 @@ async fn drive(
             _ = stopped.changed() => break,
             () = load.finished() => break,
             _ = tick.tick() => {}
+        }
+        ticks += 1;
+        if !watching.is_moving() && !ticks.is_multiple_of(5) {
+            continue;
         }
         let now = store::Clock::now(&store::SystemClock);
         let status = status::read(&*control.store, &settings, now)
@@ -258,7 +266,7 @@ async fn drive(
         for line in watching.look(&status, seconds) {
             say(&line);
         }
-        load.set_phase(watching.label(seconds));
+        load.set_phase(&watching.label());
         draw(&status, seconds);
         if options.short && over(&status) && seconds > 20.0 {
             break;

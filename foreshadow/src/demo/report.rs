@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use domain::{LatencyHistogram, Phase, Policy};
+use domain::{LatencyHistogram, Migration, Phase, Policy};
 use serde::Serialize;
 
-use crate::load::LoadReport;
+use crate::load::{LoadReport, PhaseReport};
 use crate::status::{MigrationStatus, Status};
 
 /// The closing table.
@@ -26,7 +26,7 @@ pub struct Report {
     pub seconds_above_limit: f64,
     /// Latencies by phase.
     pub latency: BTreeMap<String, Latency>,
-    /// Requests slower than 100 ms.
+    /// Requests slower than 128 ms.
     pub slow: u64,
     /// Migrations.
     pub migrations: Vec<Moved>,
@@ -60,10 +60,22 @@ pub struct Moved {
     pub lead_s: f64,
     /// Seconds per phase.
     pub phases: Vec<(String, f64)>,
-    /// Asked and observed share of the shadow per stage, in percent.
-    pub splits: Vec<(f64, f64)>,
-    /// Requests that the shadow answered, and of these failed.
+    /// Asked and observed share of the shadow per stage.
+    pub splits: Vec<Split>,
+    /// Requests of clients that the shadow answered, and of these with a failure: what a bad
+    /// shadow cost before the judge acted.
     pub shadow: (u64, u64),
+}
+
+/// How a stage's requests were split, by what the clients' answers say of their replica.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Split {
+    /// Asked share of the shadow, in percent.
+    pub asked: f64,
+    /// Observed share, in percent.
+    pub observed: f64,
+    /// Requests that the observation rests on.
+    pub requests: u64,
 }
 
 /// Follows a run.
@@ -76,16 +88,43 @@ pub struct Watching {
     last_look: f64,
     began_at: BTreeMap<String, f64>,
     ended: bool,
-    stages: BTreeMap<String, Vec<Seen>>,
-    sides: BTreeMap<String, (u64, u64)>,
+    /// The migration and the weight that is in force everywhere, while a stage is judged.
+    stage: Option<Stage>,
 }
 
-/// Counts of both sides at the last look of a stage.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    asked_bp: u32,
-    original: u64,
-    shadow: u64,
+/// The stage that requests belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stage {
+    migration: String,
+    shadow_bp: u32,
+}
+
+impl Stage {
+    /// The stage that a migration is in, once its weight is everywhere.
+    fn of(status: &MigrationStatus) -> Option<Self> {
+        let ramps = matches!(
+            status.migration.phase,
+            Phase::Ramping { .. } | Phase::Soaking
+        );
+        let judged = status.progress.as_ref().is_some_and(|p| p.step == "judge");
+        (ramps && judged).then(|| Self {
+            migration: status.migration.id.to_string(),
+            shadow_bp: status.shadow_bp,
+        })
+    }
+
+    /// As a label of requests, and back.
+    fn label(&self) -> String {
+        format!("{}@{}", self.migration, self.shadow_bp)
+    }
+
+    fn parse(label: &str) -> Option<Self> {
+        let (migration, shadow_bp) = label.split_once('@')?;
+        Some(Self {
+            migration: migration.to_owned(),
+            shadow_bp: shadow_bp.parse().ok()?,
+        })
+    }
 }
 
 impl Watching {
@@ -100,20 +139,26 @@ impl Watching {
             last_look: 0.0,
             began_at: BTreeMap::new(),
             ended: false,
-            stages: BTreeMap::new(),
-            sides: BTreeMap::new(),
+            stage: None,
         }
     }
 
     /// The label for requests sent now: how far the migration is.
-    pub fn label(&self, _seconds: f64) -> &'static str {
-        if self.ended {
-            "after"
+    pub fn label(&self) -> String {
+        if let Some(stage) = &self.stage {
+            stage.label()
+        } else if self.ended {
+            "after".to_owned()
         } else if self.began_at.is_empty() {
-            "before"
+            "before".to_owned()
         } else {
-            "during"
+            "during".to_owned()
         }
+    }
+
+    /// Whether a migration is under way, so that every moment counts.
+    pub fn is_moving(&self) -> bool {
+        !self.began_at.is_empty() && !self.ended
     }
 
     /// Takes in a status; gives lines worth telling.
@@ -143,6 +188,7 @@ impl Watching {
         for migration in &status.migrations {
             lines.extend(self.follow(migration, seconds));
         }
+        self.stage = status.migrations.iter().find_map(Stage::of);
         self.ended = !status.migrations.is_empty()
             && status
                 .migrations
@@ -155,34 +201,6 @@ impl Watching {
         let migration = &status.migration;
         let id = migration.id.to_string();
         self.began_at.entry(id.clone()).or_insert(seconds);
-        let counts = |side: &str| status.sides.get(side).map_or(0, |s| s.requests);
-        let stages = self.stages.entry(id.clone()).or_default();
-        if matches!(migration.phase, Phase::Ramping { .. } | Phase::Soaking) {
-            let seen = Seen {
-                asked_bp: status.shadow_bp,
-                original: counts("original"),
-                shadow: counts("shadow"),
-            };
-            match stages
-                .last_mut()
-                .filter(|last| last.asked_bp == seen.asked_bp)
-            {
-                Some(last) => *last = seen,
-                None => stages.push(seen),
-            }
-        } else if migration.phase == Phase::Mirroring {
-            // Copied requests count on the shadow too: the ramp starts from here.
-            *stages = vec![Seen {
-                asked_bp: 0,
-                original: counts("original"),
-                shadow: counts("shadow"),
-            }];
-        }
-        if let Some(shadow) = status.sides.get("shadow") {
-            let known = self.sides.entry(id.clone()).or_default();
-            known.0 = known.0.max(shadow.requests);
-            known.1 = known.1.max(shadow.errors);
-        }
         let said = self.said.entry(id).or_insert(0);
         let new: Vec<_> = migration
             .history
@@ -228,8 +246,13 @@ impl Watching {
                     *failures.entry(reason.to_owned()).or_insert(0) += count;
                 }
             }
+            let name = if Stage::parse(phase).is_some() {
+                "during"
+            } else {
+                phase
+            };
             latency
-                .entry(phase.clone())
+                .entry(name.to_owned())
                 .or_default()
                 .merge(&counts.latency);
             all.merge(&counts.latency);
@@ -256,12 +279,12 @@ impl Watching {
             migrations: status
                 .migrations
                 .iter()
-                .map(|m| self.moved(m, status))
+                .map(|m| self.moved(m, status, load))
                 .collect(),
         }
     }
 
-    fn moved(&self, found: &MigrationStatus, status: &Status) -> Moved {
+    fn moved(&self, found: &MigrationStatus, status: &Status, load: &LoadReport) -> Moved {
         let migration = &found.migration;
         let id = migration.id.to_string();
         let lead = status
@@ -278,16 +301,6 @@ impl Watching {
                 (name, pair[1].at.since(pair[0].at) as f64 / 1_000.0)
             })
             .collect();
-        let stages = self.stages.get(&id).map_or(&[][..], Vec::as_slice);
-        let splits = stages
-            .windows(2)
-            .map(|pair| {
-                let shadow = pair[1].shadow.saturating_sub(pair[0].shadow) as f64;
-                let original = pair[1].original.saturating_sub(pair[0].original) as f64;
-                let observed = 100.0 * shadow / (shadow + original).max(1.0);
-                (f64::from(pair[1].asked_bp) / 100.0, observed)
-            })
-            .collect();
         Moved {
             what: format!(
                 "{} from {} to {}",
@@ -298,11 +311,65 @@ impl Watching {
             decided_at_s: self.began_at.get(&id).copied().unwrap_or(0.0),
             lead_s: lead,
             phases,
-            splits,
-            shadow: self.sides.get(&id).copied().unwrap_or_default(),
+            splits: splits(load, migration),
+            shadow: answered_by_the_shadow(load, migration),
             id,
         }
     }
+}
+
+/// What the clients of the migrated instance counted, by label of the request.
+fn of_instance<'a>(
+    load: &'a LoadReport,
+    migration: &'a Migration,
+) -> impl Iterator<Item = (&'a String, &'a PhaseReport)> {
+    let streams = load.streams.iter().filter(|(name, _)| {
+        name.rsplit_once('/')
+            .is_some_and(|(_, instance)| instance == migration.instance.as_str())
+    });
+    streams.flat_map(|(_, stream)| &stream.phases)
+}
+
+fn splits(load: &LoadReport, migration: &Migration) -> Vec<Split> {
+    let mut stages: BTreeMap<u32, PhaseReport> = BTreeMap::new();
+    for (label, counts) in of_instance(load, migration) {
+        if let Some(stage) = Stage::parse(label).filter(|s| s.migration == migration.id.as_str()) {
+            stages.entry(stage.shadow_bp).or_default().merge(counts);
+        }
+    }
+    let split = |(shadow_bp, counts): (u32, PhaseReport)| {
+        let shadow = by_role(&counts.replicas, "shadow");
+        let requests = shadow + by_role(&counts.replicas, "original");
+        Split {
+            asked: f64::from(shadow_bp) / 100.0,
+            observed: 100.0 * shadow as f64 / requests.max(1) as f64,
+            requests,
+        }
+    };
+    stages.into_iter().map(split).collect()
+}
+
+fn answered_by_the_shadow(load: &LoadReport, migration: &Migration) -> (u64, u64) {
+    // Before and after, a replica of that role is not this migration's shadow any more.
+    let during = |label: &str| label == "during" || Stage::parse(label).is_some();
+    of_instance(load, migration)
+        .filter(|(label, _)| during(label))
+        .fold((0, 0), |sum, (_, counts)| {
+            (
+                sum.0 + by_role(&counts.replicas, "shadow"),
+                sum.1 + by_role(&counts.refused_by, "shadow"),
+            )
+        })
+}
+
+/// Answers of replicas of a role; the workload says `role/identity`.
+fn by_role(replicas: &BTreeMap<String, u64>, role: &str) -> u64 {
+    let of_role = |name: &str| name.split('/').next() == Some(role);
+    replicas
+        .iter()
+        .filter(|(name, _)| of_role(name))
+        .map(|(_, count)| count)
+        .sum()
 }
 
 impl Report {
@@ -357,12 +424,19 @@ impl Report {
             let splits: Vec<_> = moved
                 .splits
                 .iter()
-                .map(|(asked, observed)| format!("{asked:.0} % asked, {observed:.1} % observed"))
+                .map(|s| {
+                    let Split {
+                        asked,
+                        observed,
+                        requests,
+                    } = s;
+                    format!("{asked:.0} % asked, {observed:.1} % of {requests} observed")
+                })
                 .collect();
             let _ = writeln!(text, "    split: {}", splits.join("; "));
             let _ = writeln!(
                 text,
-                "    shadow answered {} requests (copies included), {} failed",
+                "    shadow answered {} requests of clients, {} of them with a failure",
                 moved.shadow.0, moved.shadow.1
             );
         }

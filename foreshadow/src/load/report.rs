@@ -50,6 +50,8 @@ pub struct PhaseReport {
     pub statuses: BTreeMap<u16, u64>,
     /// Answers by the `x-replica` header.
     pub replicas: BTreeMap<String, u64>,
+    /// Answers of 400 and above by the `x-replica` header.
+    pub refused_by: BTreeMap<String, u64>,
     /// Answers by the `x-instance` header.
     pub instances: BTreeMap<String, u64>,
 }
@@ -86,6 +88,9 @@ impl PhaseReport {
         if let Some(status) = outcome.status {
             *self.statuses.entry(status).or_default() += 1;
         }
+        if outcome.ended == Ended::Refused {
+            count(&mut self.refused_by, outcome.replica.clone());
+        }
         count(&mut self.replicas, outcome.replica);
         count(&mut self.instances, outcome.instance);
     }
@@ -102,6 +107,7 @@ impl PhaseReport {
         self.latency.merge(&other.latency);
         add(&mut self.statuses, &other.statuses);
         add(&mut self.replicas, &other.replicas);
+        add(&mut self.refused_by, &other.refused_by);
         add(&mut self.instances, &other.instances);
     }
 }
