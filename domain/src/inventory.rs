@@ -13,6 +13,7 @@ pub type Capacity = Resources<Option<f64>>;
 
 /// A machine that runs instances.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Host {
     /// Its name.
@@ -32,6 +33,7 @@ pub struct Host {
 
 /// Why a host takes no new instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Isolation {
     /// The reason, for people.
@@ -46,6 +48,7 @@ pub struct Isolation {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ConsistencyClass {
     /// S0: no state; both sides serve, any ramp.
@@ -83,6 +86,7 @@ impl ConsistencyClass {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Moves first.
@@ -107,6 +111,7 @@ impl std::fmt::Display for Endpoint {
 
 /// What clients call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Its name; clients send it as the request's authority.
@@ -128,6 +133,7 @@ const fn default_timeout_ms() -> u64 {
 
 /// What an instance is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InstanceSpec {
     /// Its name.
@@ -172,6 +178,7 @@ const fn default_true() -> bool {
 
 /// HTTP paths by which an instance helps whoever copies it. Each is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Hooks {
     /// `POST`: bring the state directory to rest until `resume`, or until the query parameter

@@ -46,6 +46,7 @@ impl WeightSplit {
 
 /// One stage of a ramp: a weight, and how long it must hold at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
     /// The shadow's share in basis points.
@@ -68,6 +69,7 @@ pub struct Stage {
 /// let ramp = foreshadow_domain::RampPlan { stages: Vec::new() };
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "Vec<Stage>", into = "Vec<Stage>")]
 pub struct RampPlan {
     stages: Vec<Stage>,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use domain::{MigrationId, NodeId, Policy};
+use domain::{HostId, InstanceId, MigrationId, NodeId, Policy};
 
 use crate::workload::WorkloadOptions;
 
@@ -35,6 +35,12 @@ pub enum Command {
     Plan(ClientOptions),
     /// Show why a migration was made and what happened in it.
     Explain(ExplainOptions),
+    /// Move an instance to another host now.
+    Move(MoveOptions),
+    /// Undo a migration that is under way.
+    Abort(AbortOptions),
+    /// Print the JSON Schema of the configuration file.
+    Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).
     #[command(hide = true)]
     Workload(WorkloadOptions),
@@ -167,6 +173,29 @@ pub struct ClientOptions {
 pub struct ExplainOptions {
     /// The migration; the newest if left out.
     pub migration: Option<MigrationId>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `move`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MoveOptions {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The host it shall go to.
+    #[arg(long)]
+    pub to: HostId,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `abort`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AbortOptions {
+    /// The migration.
+    pub migration: MigrationId,
     /// Where to ask.
     #[command(flatten)]
     pub client: ClientOptions,

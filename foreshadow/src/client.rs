@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::cli::{ClientOptions, ExplainOptions, Output};
+use crate::cli::{AbortOptions, ClientOptions, ExplainOptions, MoveOptions, Output};
 use crate::error::Failure;
+use crate::http::{Begun, Order};
 use crate::status::{MigrationStatus, Status};
 
 /// Largest answer that is read.
@@ -22,22 +24,45 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// [`Failure::Unavailable`] when nobody answers, [`Failure::Failed`] with the server's words when
 /// it refuses.
 pub async fn get(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
+    send(server, Method::GET, path, Bytes::new()).await
+}
+
+/// Posts JSON to a path.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post(server: SocketAddr, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+    send(server, Method::POST, path, body).await
+}
+
+async fn send(
+    server: SocketAddr,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, Failure> {
     let doing = format!("ask http://{server}{path}");
-    let uri: hyper::Uri = format!("http://{server}{path}")
-        .parse()
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://{server}{path}"))
+        .header("content-type", "application/json")
+        .body(Full::new(body))
         .map_err(Failure::failed(&doing))?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let reply = client
-        .get(uri)
+        .request(request)
         .await
         .map_err(Failure::unavailable(&doing))?;
-    let ok = reply.status().is_success();
+    let status = reply.status();
     let body = Limited::new(reply.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(Failure::failed(&doing))?.to_bytes();
-    if ok {
+    let words = || String::from_utf8_lossy(&body).into_owned();
+    if status.is_success() {
         Ok(body)
+    } else if status == StatusCode::SERVICE_UNAVAILABLE {
+        Err(Failure::Unavailable(words()))
     } else {
-        Err(Failure::Failed(String::from_utf8_lossy(&body).into_owned()))
+        Err(Failure::Failed(words()))
     }
 }
 
@@ -215,4 +240,32 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
             text
         },
     )
+}
+
+/// `foreshadow move`.
+///
+/// # Errors
+/// As [`get`]; the server's words when something stands against it.
+pub async fn order(options: MoveOptions) -> Result<ExitCode, Failure> {
+    let order = Order {
+        instance: options.instance,
+        target: options.to,
+    };
+    let body = serde_json::to_vec(&order).map_err(Failure::failed("write the order"))?;
+    let answer = post(options.client.server, "/api/moves", body.into()).await?;
+    let begun: Begun = serde_json::from_slice(&answer).map_err(Failure::failed("read JSON"))?;
+    print(options.client.output, &begun, || {
+        format!("migration {} has begun", begun.migration)
+    })
+}
+
+/// `foreshadow abort`.
+///
+/// # Errors
+/// As [`get`]; the server's words when the migration does not run there.
+pub async fn abort(options: AbortOptions) -> Result<ExitCode, Failure> {
+    let path = format!("/api/migrations/{}/abort", options.migration);
+    let answer = post(options.client.server, &path, Bytes::new()).await?;
+    let words = String::from_utf8_lossy(&answer).into_owned();
+    print(options.client.output, &words, || words.clone())
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use domain::{Host, HostId, InstanceSpec, Service};
 use migrator::Settings;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 
 /// What `foreshadow serve` runs. Fields that are not known are refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Folder for the store, instances and history.
@@ -28,6 +29,10 @@ pub struct Config {
     /// How often data planes report, in milliseconds.
     #[serde(default = "default_report")]
     pub report_ms: u64,
+    /// Serve the page, the control API and xDS beyond this machine although nothing of it is
+    /// encrypted or authenticated yet.
+    #[serde(default)]
+    pub insecure_remote: bool,
     /// The hosts.
     pub hosts: Vec<Host>,
     /// The services.
@@ -40,7 +45,7 @@ pub struct Config {
 }
 
 /// An instance and where it starts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Placed {
     /// The host.
@@ -131,6 +136,14 @@ impl Config {
                 return Err(format!("instances: {}: argv is empty", spec.id));
             }
         }
+        for (field, address) in [("xds", self.xds), ("page", self.page)] {
+            if !address.ip().is_loopback() && !self.insecure_remote {
+                return Err(format!(
+                    "{field} is {address}; allowed is an address of this machine alone, as \
+                     127.0.0.1, or set insecure_remote: true"
+                ));
+            }
+        }
         if self.step_ms < 100 {
             return Err(format!(
                 "step_ms is {}; allowed is 100 and more",
@@ -151,6 +164,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The JSON Schema of the configuration file, as text.
+///
+/// # Errors
+/// [`Failure::Failed`] when it cannot be written as JSON.
+pub fn schema() -> Result<String, Failure> {
+    let schema = schemars::schema_for!(Config);
+    let text = serde_json::to_string_pretty(&schema).map_err(Failure::failed("write JSON"))?;
+    Ok(text + "\n")
 }
 
 #[cfg(test)]
@@ -197,5 +220,26 @@ instances:
         assert!(capacity.contains("capacity.cpu"), "{capacity}");
         let service = message(&GOOD.replace("service: shop", "service: shoe"));
         assert!(service.contains("service shoe is unknown"), "{service}");
+        let remote = message(&format!("{GOOD}page: 192.0.2.1:80\n"));
+        assert!(remote.contains("page is 192.0.2.1:80"), "{remote}");
+        assert!(
+            load(&format!(
+                "{GOOD}page: 192.0.2.1:80\ninsecure_remote: true\n"
+            ))
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid_and_the_schema_is_up_to_date() {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        Config::load(&deploy.join("foreshadow.example.yaml")).unwrap();
+        let shipped = std::fs::read_to_string(deploy.join("config.schema.json")).unwrap();
+        let now = schema().unwrap();
+        assert!(
+            shipped == now,
+            "deploy/config.schema.json is old: write it anew with `foreshadow schema`"
+        );
+        assert!(now.contains("utilisation_limit") && now.contains("additionalProperties"));
     }
 }

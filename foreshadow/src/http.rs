@@ -3,19 +3,24 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use domain::MigrationId;
-use migrator::{Migrator, Settings};
+use domain::{HostId, InstanceId, MigrationId};
+use migrator::{Migrator, OrderError, Settings};
+use serde::{Deserialize, Serialize};
 use store::{Clock, SharedStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Failure;
 use crate::status;
+
+/// Largest request body.
+const MAX_BODY: usize = 64 * 1024;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -51,8 +56,10 @@ pub async fn serve(
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/healthz", get(|| async { "ok" }))
         .route("/api/status", get(get_status))
+        .route("/api/moves", post(order))
         .route("/api/migrations/{id}/log", get(get_log))
         .route("/api/migrations/{id}/abort", post(abort))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api);
     tokio::spawn(async move {
         let shutdown = async move { cancel.cancelled().await };
@@ -98,6 +105,37 @@ async fn get_log(State(api): State<Api>, Path(id): Path<String>) -> Response {
             Json(lines).into_response()
         }
         Err(error) => unavailable(&error),
+    }
+}
+
+/// A move that somebody orders.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// What shall move.
+    pub instance: InstanceId,
+    /// To where.
+    pub target: HostId,
+}
+
+/// A move that has begun.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Begun {
+    /// Its migration.
+    pub migration: MigrationId,
+}
+
+async fn order(State(api): State<Api>, order: Result<Json<Order>, JsonRejection>) -> Response {
+    let Json(order) = match order {
+        Ok(order) => order,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
+    };
+    match api.migrator.order(order.instance, order.target).await {
+        Ok(migration) => (StatusCode::ACCEPTED, Json(Begun { migration })).into_response(),
+        Err(error @ OrderError::Refused(_)) => {
+            (StatusCode::CONFLICT, error.to_string()).into_response()
+        }
+        Err(error @ OrderError::Unavailable(_)) => unavailable(&error),
     }
 }
 

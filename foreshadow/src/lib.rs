@@ -38,6 +38,12 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status(options) => block_on(client::status(options)),
         Command::Plan(options) => block_on(client::plan(options)),
         Command::Explain(options) => block_on(client::explain(options)),
+        Command::Move(options) => block_on(client::order(options)),
+        Command::Abort(options) => block_on(client::abort(options)),
+        Command::Schema => {
+            print!("{}", config::schema()?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Workload(options) => {
             log("warn");
             block_on(async {

@@ -17,5 +17,5 @@ pub mod service;
 pub mod settings;
 pub mod world;
 
-pub use service::{Migrator, MigratorError};
+pub use service::{Migrator, MigratorError, OrderError};
 pub use settings::{JudgeSettings, Settings};

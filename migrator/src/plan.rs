@@ -7,8 +7,8 @@
 //! target into contention is none. What was not taken is kept with the reason.
 
 use domain::{
-    Alternative, Contention, Decision, Host, HostId, Instance, Move, Policy, Priority, Resource,
-    Resources,
+    Alternative, Contention, Decision, Host, HostId, Instance, InstanceId, InstanceState, Move,
+    Policy, Priority, Resource, Resources,
 };
 
 use crate::detect::{self, Memory};
@@ -178,10 +178,77 @@ impl Scored {
     }
 }
 
-/// Why an instance must stay, if it must.
+/// The decision that a person has made: one instance to one host. What keeps an instance or a host
+/// out of the planner's choice holds here too, but for the cool-down: whoever asks knows why.
+///
+/// # Errors
+/// What stands against it, in words.
+pub fn requested(
+    world: &World,
+    settings: &Settings,
+    instance: &InstanceId,
+    target: &HostId,
+) -> Result<Decision, String> {
+    let found = world
+        .instances
+        .get(instance)
+        .ok_or_else(|| format!("instance {instance} is unknown"))?;
+    let host = world
+        .hosts
+        .get(target)
+        .ok_or_else(|| format!("host {target} is unknown"))?;
+    if found.replica.host == *target {
+        return Err(format!("instance {instance} is on host {target} already"));
+    }
+    if found.state != InstanceState::Running {
+        return Err(format!("instance {instance} does not run"));
+    }
+    if let Some(reason) = fixed(world, found) {
+        return Err(format!("instance {instance} cannot move: {reason}"));
+    }
+    if world.migrations.len() >= settings.max_migrations {
+        return Err("as many migrations as allowed are under way".to_owned());
+    }
+    if let Some(reason) = unfit(world, settings, found, host) {
+        return Err(format!("host {target} cannot take {instance}: {reason}"));
+    }
+    let (demand, variance) = world.demand(instance, Resource::Cpu, settings.lead_ms);
+    let now = world.present_demand(instance, Resource::Cpu).unwrap_or(0.0);
+    Ok(Decision {
+        at: world.at,
+        policy: settings.policy,
+        contention: Vec::new(),
+        moves: vec![Move {
+            instance: instance.clone(),
+            from: found.replica.host.clone(),
+            target: target.clone(),
+            ramp: settings.ramp.clone(),
+            reserve: reserve(found, now, demand, variance),
+            score: 0.0,
+            reasons: vec!["an operator asked for it".to_owned()],
+        }],
+        alternatives: Vec::new(),
+        summary: format!("an operator asked: move {instance} to {target}"),
+    })
+}
+
+/// What is held on the target: memory as declared, processors for the upper end of the forecast.
+fn reserve(instance: &Instance, now: f64, then: f64, variance: f64) -> Resources<f64> {
+    Resources {
+        cpu: (then + 1.645 * variance.sqrt()).max(now),
+        memory: instance.spec.memory_bytes as f64,
+        ..Resources::default()
+    }
+}
+
+/// Why an instance must stay for now, if it must.
 fn stays(world: &World, settings: &Settings, instance: &Instance) -> Option<String> {
+    fixed(world, instance).or_else(|| resting(world, settings, instance))
+}
+
+/// Why an instance must stay whoever asks.
+fn fixed(world: &World, instance: &Instance) -> Option<String> {
     let spec = &instance.spec;
-    let rested = world.at.since(instance.placed_at);
     if !spec.movable {
         Some("it is marked as not movable".to_owned())
     } else if !spec.class.both_sides_may_serve() {
@@ -191,14 +258,23 @@ fn stays(world: &World, settings: &Settings, instance: &Instance) -> Option<Stri
         ))
     } else if world.is_migrating(&spec.id) {
         Some("it is being moved".to_owned())
-    } else if instance.placed_at.0 > 0 && rested < settings.cool_down_ms {
-        Some(format!(
-            "it was moved {rested} ms ago; cool-down is {} ms",
-            settings.cool_down_ms
-        ))
     } else {
         None
     }
+}
+
+/// Why an instance should rest, if it should: it has just moved, or just failed to.
+fn resting(world: &World, settings: &Settings, instance: &Instance) -> Option<String> {
+    let limit = settings.cool_down_ms;
+    let rested = world.at.since(instance.placed_at);
+    if instance.placed_at.0 > 0 && rested < limit {
+        return Some(format!(
+            "it was moved {rested} ms ago; cool-down is {limit} ms"
+        ));
+    }
+    let rested = world.at.since(*world.rolled_back.get(&instance.spec.id)?);
+    (rested < limit)
+        .then(|| format!("its migration was rolled back {rested} ms ago; cool-down is {limit} ms"))
 }
 
 /// Why a host cannot take an instance, if it cannot.
@@ -281,12 +357,6 @@ fn scored(
     let mib = instance.spec.memory_bytes as f64 / (1024.0 * 1024.0);
     let cost = mib / 256.0;
     let score = relief + rise + priority - cost;
-    let upper = then + 1.645 * variance.sqrt();
-    let mut reserve = Resources {
-        memory: instance.spec.memory_bytes as f64,
-        ..Resources::default()
-    };
-    reserve.cpu = upper.max(now);
     let suffices = after <= settings.accepted_risk;
     let enough = if suffices {
         "it is enough"
@@ -298,7 +368,7 @@ fn scored(
         from: contention.host.clone(),
         target: target.clone(),
         ramp: settings.ramp.clone(),
-        reserve,
+        reserve: reserve(instance, now, then, variance),
         score,
         reasons: vec![
             format!(

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use domain::migration::What;
 use domain::{
-    Decision, HolderId, IdError, Instance, InstanceId, Migration, MigrationId, Plan, PlanId,
-    Reading, Readings, Resource,
+    Decision, HolderId, HostId, IdError, Instance, InstanceId, Migration, MigrationId, Plan,
+    PlanId, Reading, Readings, Resource,
 };
 use store::{
     Clock, Expect, Generation, Key, Kind, Lease, LeaseName, SharedStore, StoreError, Transaction,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +47,25 @@ pub struct Migrator {
     cancel: CancellationToken,
     tasks: TaskTracker,
     aborts: Arc<Aborts>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// Somebody wants an instance moved.
+struct Order {
+    instance: InstanceId,
+    target: HostId,
+    reply: oneshot::Sender<Result<MigrationId, OrderError>>,
+}
+
+/// Why an ordered move is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// What stands against it.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody can carry it out now: another migrator leads, or the store is away.
+    #[error("not leading: {0}")]
+    Unavailable(String),
 }
 
 /// Where reasons to abort are left, per migration.
@@ -104,12 +123,40 @@ impl Migrator {
             aborts: Arc::default(),
         };
         let tasks = shared.tasks.clone();
+        let (orders, taken) = mpsc::channel(ORDERS);
         tasks.spawn(sample_loop(shared.clone(), sample));
-        tasks.spawn(lead_loop(shared.clone()));
+        tasks.spawn(lead_loop(shared.clone(), taken));
         Self {
             cancel: shared.cancel,
             tasks,
             aborts: shared.aborts,
+            orders,
+        }
+    }
+
+    /// Moves an instance to a host because somebody asks for it.
+    ///
+    /// # Errors
+    /// [`OrderError`] with what stands against it; nothing has begun then.
+    pub async fn order(
+        &self,
+        instance: InstanceId,
+        target: HostId,
+    ) -> Result<MigrationId, OrderError> {
+        let away = |why: &str| OrderError::Unavailable(why.to_owned());
+        let (reply, answer) = oneshot::channel();
+        let order = Order {
+            instance,
+            target,
+            reply,
+        };
+        self.orders
+            .try_send(order)
+            .map_err(|_| away("too many orders wait"))?;
+        match tokio::time::timeout(ORDER_PATIENCE, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(away("leadership was lost")),
+            Err(_) => Err(away("another migrator leads, or none")),
         }
     }
 
@@ -130,8 +177,12 @@ fn lease_name() -> LeaseName {
     LeaseName("migrator/default".to_owned())
 }
 
+/// Orders that may wait, and for how long.
+const ORDERS: usize = 16;
+const ORDER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Leads whenever the lease can be had.
-async fn lead_loop(shared: Shared) {
+async fn lead_loop(shared: Shared, mut orders: mpsc::Receiver<Order>) {
     let ttl = Duration::from_millis(shared.settings.lease_ms.max(100));
     while !shared.cancel.is_cancelled() {
         match shared
@@ -141,7 +192,7 @@ async fn lead_loop(shared: Shared) {
         {
             Ok(Some(lease)) => {
                 tracing::info!(epoch = %lease.epoch, "leading");
-                if let Err(error) = lead(&shared, &lease, ttl).await {
+                if let Err(error) = lead(&shared, &lease, ttl, &mut orders).await {
                     tracing::warn!(%error, "leadership ended");
                 }
                 if let Err(error) = shared.store.release(&lease).await {
@@ -160,7 +211,12 @@ async fn lead_loop(shared: Shared) {
 }
 
 /// Leads until the lease is lost or the migrator stops.
-async fn lead(shared: &Shared, lease: &Lease, ttl: Duration) -> Result<(), MigratorError> {
+async fn lead(
+    shared: &Shared,
+    lease: &Lease,
+    ttl: Duration,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Result<(), MigratorError> {
     let term = shared.cancel.child_token();
     let _ends = term.clone().drop_guard();
     resume(shared, lease, &term).await?;
@@ -174,6 +230,7 @@ async fn lead(shared: &Shared, lease: &Lease, ttl: Duration) -> Result<(), Migra
             _ = renew.tick() => {
                 shared.store.renew(lease, ttl).await?;
             }
+            Some(order) = orders.recv() => obey(shared, lease, &term, order).await?,
             _ = tick.tick() => look(shared, lease, &term, &mut memory).await?,
         }
     }
@@ -245,6 +302,44 @@ async fn look(
         }
         return Ok(());
     }
+    begin(shared, lease, term, &world, &decision).await?;
+    Ok(())
+}
+
+/// Carries an order out, unless something stands against it or its sender has given up.
+async fn obey(
+    shared: &Shared,
+    lease: &Lease,
+    term: &CancellationToken,
+    order: Order,
+) -> Result<(), MigratorError> {
+    if order.reply.is_closed() {
+        return Ok(());
+    }
+    let world = World::read(&*shared.store, shared.clock.now()).await?;
+    let answer = match plan::requested(&world, &shared.settings, &order.instance, &order.target) {
+        Ok(decision) => {
+            let begun = begin(shared, lease, term, &world, &decision).await?;
+            begun
+                .first()
+                .cloned()
+                .ok_or_else(|| OrderError::Refused("nothing was begun".to_owned()))
+        }
+        Err(reason) => Err(OrderError::Refused(reason)),
+    };
+    // Whoever asked may be gone; the migration is in the store.
+    let _ = order.reply.send(answer);
+    Ok(())
+}
+
+/// Stores a plan and begins its migrations.
+async fn begin(
+    shared: &Shared,
+    lease: &Lease,
+    term: &CancellationToken,
+    world: &World,
+    decision: &Decision,
+) -> Result<Vec<MigrationId>, MigratorError> {
     let number = shared.store.list(Kind::Plan).await?.len() + 1;
     let id = PlanId::new(format!("p-{number}"))?;
     let parent = number
@@ -256,11 +351,13 @@ async fn look(
         parent: parent.transpose()?,
         decision: decision.clone(),
     };
+    let latest = Key::new(Kind::Decision, "latest");
     let put = Transaction::new()
         .fenced(lease)
-        .put(latest, Expect::Any, &decision)?
+        .put(latest, Expect::Any, decision)?
         .put(Key::new(Kind::Plan, id.as_str()), Expect::Absent, &stored)?;
     shared.store.commit(put).await?;
+    let mut begun = Vec::new();
     for (index, intent) in decision.moves.iter().enumerate() {
         let Some(instance) = world.instances.get(&intent.instance) else {
             continue;
@@ -282,9 +379,10 @@ async fn look(
             settings: shared.settings.clone(),
         };
         let generation = saga::create(&context, &migration).await?;
+        begun.push(migration.id.clone());
         spawn(shared, lease, term, migration, generation, What::Start);
     }
-    Ok(())
+    Ok(begun)
 }
 
 /// "Nothing" is stored once, not at every tick: each write costs a disk flush.

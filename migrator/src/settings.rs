@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use domain::migration::Limits;
 use domain::{Policy, RampPlan};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the migrator.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What makes a migration begin.
@@ -44,7 +45,7 @@ pub struct Settings {
 }
 
 /// Settings of the judge.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeSettings {
     /// Requests the shadow must have answered at a stage before it may be promoted.

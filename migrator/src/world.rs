@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use domain::forecast::InstanceForecast;
 use domain::{
-    Host, HostId, Instance, InstanceId, InstanceState, Migration, Readings, Reservation, Resource,
-    Service, Timestamp,
+    Host, HostId, Instance, InstanceId, InstanceState, Migration, Phase, Readings, Reservation,
+    Resource, Service, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use store::{Kind, Store, StoreError};
@@ -29,6 +29,8 @@ pub struct World {
     pub reservations: Vec<Reservation>,
     /// Migrations that are not over.
     pub migrations: Vec<Migration>,
+    /// When an instance's last migration was rolled back, if it ever was.
+    pub rolled_back: BTreeMap<InstanceId, Timestamp>,
 }
 
 impl World {
@@ -39,6 +41,13 @@ impl World {
         let forecasts: Vec<InstanceForecast> = all(store, Kind::Forecast).await?;
         let readings: Vec<Readings> = all(store, Kind::Readings).await?;
         let mut migrations: Vec<Migration> = all(store, Kind::Migration).await?;
+        let mut rolled_back = BTreeMap::new();
+        for ended in migrations.iter().filter(|m| m.phase == Phase::RolledBack) {
+            let at = rolled_back
+                .entry(ended.instance.clone())
+                .or_insert(Timestamp(0));
+            *at = ended.entered_at().max(*at);
+        }
         migrations.retain(|migration| !migration.phase.is_final());
         Ok(Self {
             at,
@@ -61,6 +70,7 @@ impl World {
                 .collect(),
             reservations: all(store, Kind::Reservation).await?,
             migrations,
+            rolled_back,
         })
     }
 

@@ -113,6 +113,7 @@ pub struct Entered {
 
 /// Bounds of a migration's patience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// The sync ends when no more than this many bytes are behind.

@@ -202,6 +202,7 @@ impl Scenario {
             page,
             step_ms: STEP_MS,
             report_ms: 500,
+            insecure_remote: false,
             hosts,
             services,
             instances,

@@ -213,6 +213,42 @@ fn single_writers_fixed_and_lately_moved_instances_stay_with_their_reason() {
 }
 
 #[test]
+fn what_was_just_rolled_back_is_not_tried_again_at_once() {
+    let mut world = world(&[("x", "a", 900.0)]);
+    let x = InstanceId::new("x").unwrap();
+    world.rolled_back.insert(x.clone(), Timestamp(900_000));
+    let decision = decided(&world);
+    assert_eq!(chosen(&decision), "nothing");
+    assert!(reason(&decision, "x", None).contains("rolled back 100000 ms ago"));
+    world.rolled_back.insert(x, Timestamp(1));
+    world.at = Timestamp(10_000_000);
+    assert_eq!(chosen(&decided(&world)), "x to b");
+}
+
+#[test]
+fn an_operator_may_move_what_rests_but_nothing_to_where_it_cannot_be() {
+    let mut world = world(&[("x", "a", 300.0), ("full", "c", 700.0)]);
+    edit(&mut world, "x", |i| i.placed_at = Timestamp(999_999));
+    let ask = |world: &World, instance: &str, target: &str| {
+        let (instance, target) = (InstanceId::new(instance), HostId::new(target));
+        requested(world, &settings(), &instance.unwrap(), &target.unwrap())
+    };
+    assert_eq!(chosen(&ask(&world, "x", "b").unwrap()), "x to b");
+    for (instance, target, words) in [
+        ("nobody", "b", "instance nobody is unknown"),
+        ("x", "nowhere", "host nowhere is unknown"),
+        ("x", "a", "is on host a already"),
+        ("x", "c", "in contention itself"),
+    ] {
+        let error = ask(&world, instance, target).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    edit(&mut world, "x", |i| i.spec.movable = false);
+    let error = ask(&world, "x", "b").unwrap_err();
+    assert!(error.contains("not movable"), "{error}");
+}
+
+#[test]
 fn no_contention_no_move_and_it_says_so() {
     let decision = decided(&world(&[("x", "a", 700.0)]));
     assert_eq!(chosen(&decision), "nothing");

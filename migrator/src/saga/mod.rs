@@ -14,6 +14,7 @@
 //! stops: whoever leads then takes it over from the record. A crash anywhere leaves a record whose
 //! pending effect is carried out again.
 
+mod crash;
 mod effects;
 mod traffic;
 
@@ -26,6 +27,8 @@ use store::{
     Clock, Expect, Generation, Key, Kind, Lease, LogName, SharedStore, StoreError, Transaction,
 };
 use tokio::sync::watch;
+
+use crash::Moment;
 
 use crate::driver::Driver;
 use crate::settings::Settings;
@@ -106,6 +109,7 @@ pub async fn run(
     mut abort: watch::Receiver<Option<String>>,
 ) -> Result<Migration, StoreError> {
     let mut what = first;
+    let mut done = None;
     loop {
         let at = context.clock.now();
         let described = describe(&what);
@@ -119,10 +123,17 @@ pub async fn run(
         generation = save(context, &next, generation, at, described, &effects).await?;
         tracing::info!(migration = %next.id, phase = next.phase.name(), "step");
         migration = next;
+        if let Some(step) = done {
+            crash::point(step, Moment::AfterLog);
+        }
         let Some(effect) = effects.into_iter().next() else {
             return Ok(migration);
         };
+        let step = domain::migration::table::row(&effect.kind).name;
+        crash::point(step, Moment::BeforeEffect);
         what = carry_out(context, &migration, &effect, &mut abort).await;
+        crash::point(step, Moment::AfterEffect);
+        done = Some(step);
     }
 }
 
