@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use domain::routing::side_cluster;
 use domain::{
-    Counts, Decision, HostId, Migration, Phase, Plan, Resource, RoutingStatus, Side, Timestamp,
-    Traffic,
+    Counts, Decision, HostId, Migration, Phase, Plan, Reservation, Resource, RoutingStatus, Side,
+    Timestamp, Traffic,
 };
 use migrator::Settings;
 use migrator::detect::{exceedance, host_demand, limit};
@@ -27,6 +27,8 @@ pub struct Status {
     pub decision: Option<Decision>,
     /// Plans, newest first.
     pub plans: Vec<Plan>,
+    /// Capacity held for migrations.
+    pub reservations: Vec<Reservation>,
     /// How far the data planes are, per service.
     pub routing: Vec<RoutingStatus>,
 }
@@ -143,6 +145,7 @@ pub async fn read(
             .transpose()?
             .map(|d| d.value),
         plans,
+        reservations: world.reservations,
         routing,
     })
 }

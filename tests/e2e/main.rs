@@ -8,19 +8,31 @@
     reason = "tests say what they expect by failing"
 )]
 
+mod lab;
+mod operator;
+mod restart;
+
 use std::process::{Command, Output};
-use std::sync::Mutex;
 
 use foreshadow_tests::binary;
 use serde_json::Value;
 
-/// Demos share the machine's processors; one at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// These tests share the machine's processors; one at a time.
+static ONE_AT_A_TIME: Turns = Turns(std::sync::Mutex::new(()));
+
+struct Turns(std::sync::Mutex<()>);
+
+impl Turns {
+    /// Waits for its turn; a test that failed gives its own back.
+    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
 
 fn demo(arguments: &[&str]) -> (Output, Value) {
-    let _turn = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = ONE_AT_A_TIME.lock();
     let output = Command::new(binary())
         .args(["demo", "--short", "--page", "127.0.0.1:0", "-o", "json"])
         .args(arguments)

@@ -14,7 +14,7 @@ pub mod planes;
 pub mod report;
 pub mod scenario;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -181,7 +181,8 @@ async fn with_planes(
     folder: &Path,
     stopped: watch::Receiver<bool>,
 ) -> Result<Report, Failure> {
-    let mut planes = vec![Plane::proxy(control.xds, folder).await?];
+    let program = std::env::current_exe().map_err(Failure::failed("find this program"))?;
+    let mut planes = vec![Plane::proxy(&program, control.xds, folder).await?];
     match planes::find_envoy(options.envoy.as_ref()) {
         Some(binary) => planes.push(Plane::envoy(&binary, control.xds, folder).await?),
         None => say(
@@ -300,7 +301,10 @@ fn over(status: &Status) -> bool {
 
 /// A line on the terminal; everything but the table goes to the standard error.
 fn say(line: &str) {
-    eprintln!("\r\x1b[K{line}");
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    eprintln!("{line}");
 }
 
 /// The line that is drawn over and over.
@@ -329,6 +333,9 @@ fn draw(status: &Status, seconds: f64) {
             )
         })
         .collect();
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
     eprint!("\r\x1b[K{seconds:>4.0} s  {}", hosts.join("  "));
     // Only for the eye: a terminal that is gone is no failure.
     let _ = std::io::stderr().flush();

@@ -18,6 +18,8 @@ pub struct Plane {
     pub name: &'static str,
     /// Where it listens for clients.
     pub listen: SocketAddr,
+    /// Where it answers questions about itself.
+    pub admin: SocketAddr,
     child: Child,
 }
 
@@ -25,7 +27,10 @@ pub struct Plane {
 const READY: Duration = Duration::from_secs(30);
 
 /// A port that nobody uses now, below those the kernel gives to outgoing connections.
-fn free_port() -> Result<SocketAddr, Failure> {
+///
+/// # Errors
+/// [`Failure::Unavailable`] when all are taken.
+pub fn free_port() -> Result<SocketAddr, Failure> {
     let start = 10_000 + (std::process::id() % 8_000) as u16;
     for port in (start..32_000).chain(10_000..start) {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -85,19 +90,19 @@ impl Plane {
         let plane = Self {
             name: "envoy",
             listen,
+            admin,
             child,
         };
-        plane.ready(admin, &folder.join("envoy.log")).await
+        plane.ready(&folder.join("envoy.log")).await
     }
 
-    /// Starts our proxy and waits until it is ready.
+    /// Starts our proxy (`program proxy`) and waits until it is ready.
     ///
     /// # Errors
     /// As [`Plane::envoy`].
-    pub async fn proxy(xds: SocketAddr, folder: &Path) -> Result<Self, Failure> {
+    pub async fn proxy(program: &Path, xds: SocketAddr, folder: &Path) -> Result<Self, Failure> {
         let listen = free_port()?;
         let admin = next_free(listen)?;
-        let program = std::env::current_exe().map_err(Failure::failed("find this program"))?;
         let log = std::fs::File::create(folder.join("proxy.log"))
             .map_err(Failure::failed("write the proxy's log"))?;
         let child = Command::new(program)
@@ -121,15 +126,16 @@ impl Plane {
         let plane = Self {
             name: "proxy",
             listen,
+            admin,
             child,
         };
-        plane.ready(admin, &folder.join("proxy.log")).await
+        plane.ready(&folder.join("proxy.log")).await
     }
 
-    async fn ready(mut self, admin: SocketAddr, log: &Path) -> Result<Self, Failure> {
+    async fn ready(mut self, log: &Path) -> Result<Self, Failure> {
         let limit = Instant::now() + READY;
         loop {
-            if client::get(admin, "/ready").await.is_ok() {
+            if client::get(self.admin, "/ready").await.is_ok() {
                 return Ok(self);
             }
             let ended = self

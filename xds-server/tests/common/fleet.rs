@@ -85,12 +85,15 @@ impl Client {
     pub fn ask(&mut self, gate: &mut Gate, kind: ResourceType, names: Vec<String>) {
         let first = !self.nonces.contains_key(&kind);
         let nonce = self.nonces.entry(kind).or_default().clone();
-        let known = self.versions.iter().filter(|((of, _), _)| *of == kind);
+        let mut known = self.versions.iter().filter(|((of, _), _)| *of == kind);
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
                 names,
                 // As Envoy does, it says what it has, also on a new stream.
-                version: known.last().map(|(_, v)| v.clone()).unwrap_or_default(),
+                version: known
+                    .next_back()
+                    .map(|(_, v)| v.clone())
+                    .unwrap_or_default(),
                 nonce,
                 error: None,
             },
