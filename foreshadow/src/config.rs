@@ -144,24 +144,18 @@ impl Config {
                 ));
             }
         }
-        if self.step_ms < 100 {
-            return Err(format!(
-                "step_ms is {}; allowed is 100 and more",
-                self.step_ms
-            ));
+        for (field, value, allowed) in [
+            ("step_ms", self.step_ms, 100..=86_400_000),
+            ("report_ms", self.report_ms, 50..=60_000),
+        ] {
+            if !allowed.contains(&value) {
+                let (from, to) = (allowed.start(), allowed.end());
+                return Err(format!("{field} is {value}; allowed is {from} to {to}"));
+            }
         }
-        let limit = self.migrator.utilisation_limit;
-        if !(limit > 0.0 && limit <= 1.0) {
-            return Err(format!(
-                "migrator.utilisation_limit is {limit}; allowed is above 0 and at most 1"
-            ));
-        }
-        let risk = self.migrator.accepted_risk;
-        if !(risk > 0.0 && risk < 1.0) {
-            return Err(format!(
-                "migrator.accepted_risk is {risk}; allowed is between 0 and 1"
-            ));
-        }
+        self.migrator
+            .validate()
+            .map_err(|reason| format!("migrator.{reason}"))?;
         Ok(())
     }
 }
@@ -220,6 +214,20 @@ instances:
         assert!(capacity.contains("capacity.cpu"), "{capacity}");
         let service = message(&GOOD.replace("service: shop", "service: shoe"));
         assert!(service.contains("service shoe is unknown"), "{service}");
+        for (field, value) in [
+            ("lease_ms", "0"),
+            ("accepted_risk", ".nan"),
+            ("utilisation_limit", "1.5"),
+            ("confirm_ticks", "9"),
+            (
+                "ramp",
+                "[{shadow: 5000, hold_ms: 1}, {shadow: 1000, hold_ms: 1}]",
+            ),
+        ] {
+            let words = message(&format!("{GOOD}migrator: {{{field}: {value}}}\n"));
+            let named = words.contains(field) || field == "ramp";
+            assert!(named && words.contains("configuration"), "{words}");
+        }
         let remote = message(&format!("{GOOD}page: 192.0.2.1:80\n"));
         assert!(remote.contains("page is 192.0.2.1:80"), "{remote}");
         assert!(

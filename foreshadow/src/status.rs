@@ -44,6 +44,8 @@ pub struct HostStatus {
     pub limit: f64,
     /// Millicores in use.
     pub demand: f64,
+    /// Demand before now, oldest first: time and millicores.
+    pub past: Vec<(Timestamp, f64)>,
     /// Its instances with their millicores.
     pub instances: Vec<(String, f64)>,
     /// Demand ahead.
@@ -192,10 +194,31 @@ fn host(world: &World, settings: &Settings, id: &HostId) -> HostStatus {
             .unwrap_or(0.0),
         limit,
         demand: instances.iter().map(|(_, demand)| demand).sum(),
+        past: past(world, id),
         instances,
         forecast,
         model,
     }
+}
+
+/// What the instances that are on a host now have used together. Instances are read one after
+/// another, so their readings are matched by their place in the row, newest with newest.
+fn past(world: &World, id: &HostId) -> Vec<(Timestamp, f64)> {
+    let mut sums: Vec<(Timestamp, f64)> = Vec::new();
+    for instance in world.on_host(id) {
+        let Some(readings) = world.readings.get(&instance.spec.id) else {
+            continue;
+        };
+        for (age, reading) in readings.readings.iter().rev().enumerate() {
+            let cpu = reading.demand.get(Resource::Cpu).unwrap_or(0.0);
+            match sums.get_mut(age) {
+                Some(sum) => sum.1 += cpu,
+                None => sums.push((reading.at, cpu)),
+            }
+        }
+    }
+    sums.reverse();
+    sums
 }
 
 /// A phase as people read it.

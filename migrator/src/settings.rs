@@ -101,6 +101,56 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// The field, its value and what is allowed, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        let judge = &self.judge;
+        for (field, value, allowed) in [
+            ("tick_ms", self.tick_ms, 10..=3_600_000),
+            ("window_ms", self.window_ms, 1..=604_800_000),
+            ("lead_ms", self.lead_ms, 0..=86_400_000),
+            ("lease_ms", self.lease_ms, 500..=600_000),
+            ("drain_deadline_ms", self.drain_deadline_ms, 0..=86_400_000),
+            ("max_migrations", self.max_migrations as u64, 0..=10_000),
+            ("limits.attempts", u64::from(self.limits.attempts), 1..=100),
+            (
+                "limits.sync_rounds",
+                u64::from(self.limits.sync_rounds),
+                1..=1_000,
+            ),
+            ("judge.min_requests", judge.min_requests, 1..=1_000_000),
+            ("judge.max_age_ms", judge.max_age_ms, 100..=60_000),
+            ("judge.deadline_ms", judge.deadline_ms, 1_000..=86_400_000),
+        ] {
+            if !allowed.contains(&value) {
+                let (from, to) = (allowed.start(), allowed.end());
+                return Err(format!("{field} is {value}; allowed is {from} to {to}"));
+            }
+        }
+        if self.confirm_ticks == 0 || self.confirm_ticks > self.of_ticks || self.of_ticks > 1_000 {
+            return Err(format!(
+                "confirm_ticks is {} of of_ticks {}; allowed is 1 to of_ticks, and at most 1000",
+                self.confirm_ticks, self.of_ticks
+            ));
+        }
+        for (field, value, highest) in [
+            ("utilisation_limit", self.utilisation_limit, 1.0),
+            ("accepted_risk", self.accepted_risk, 1.0),
+            ("judge.error_margin", judge.error_margin, 1.0),
+            ("judge.slow_margin", judge.slow_margin, 1.0),
+            ("judge.z", judge.z, 10.0),
+        ] {
+            if !(value > 0.0 && value <= highest) {
+                return Err(format!(
+                    "{field} is {value}; allowed is above 0 and at most {highest}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// One look's time.
     pub fn tick(&self) -> Duration {
         Duration::from_millis(self.tick_ms.max(10))

@@ -188,22 +188,8 @@ impl Lab {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(folders.len(), 6, "after {after}: {folders:?}");
-        let running = self.instances();
+        let running = instances(&self.config.data.to_string_lossy());
         assert_eq!(running.len(), 6, "after {after}: {running:#?}");
-    }
-
-    /// Command lines of the instances that run.
-    fn instances(&self) -> Vec<String> {
-        let mine = self.config.data.to_string_lossy().into_owned();
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            if command.contains(" workload ") && command.contains(&mine) {
-                found.push(command);
-            }
-        }
-        found
     }
 
     /// Ends everything; gives what the clients saw.
@@ -231,6 +217,19 @@ impl Drop for Lab {
             let _ = sweeping.join();
         }
     }
+}
+
+/// Command lines of the instances that run below a folder.
+pub(crate) fn instances(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(" workload ") && command.contains(folder) {
+            found.push(command);
+        }
+    }
+    found
 }
 
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {

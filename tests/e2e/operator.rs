@@ -132,9 +132,52 @@ fn shows_everything(lab: &Lab) {
         assert!(points.split(' ').count() > 10, "{points}");
         assert!(!points.contains("NaN"), "{points}");
     }
+    let pasts: Vec<_> = dom.split(r#"class="past" points=""#).skip(1).collect();
+    assert_eq!(pasts.len(), 2, "the past per host: {dom}");
+    for past in pasts {
+        let points = past.split('"').next().unwrap();
+        assert!(points.split(' ').count() > 5, "{points}");
+    }
     assert!(dom.contains(r#"data-phase="done""#), "{dom}");
     assert!(dom.contains("original 0.00 % · shadow 100.00 %"), "{dom}");
     assert!(dom.contains("a1 from host-a to host-b"), "{dom}");
     let picture = std::fs::read(picture).unwrap();
     assert!(picture.starts_with(b"\x89PNG") && picture.len() > 20_000);
+}
+
+#[test]
+fn a_page_address_in_use_ends_the_demo_with_69_and_leaves_nothing() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let temporary = tempfile::tempdir().unwrap();
+    let output = Command::new(foreshadow_tests::binary())
+        .args(["demo", "--short", "--page", &address])
+        .env("TMPDIR", temporary.path())
+        .output()
+        .unwrap();
+    let (code, words) = refused(&output);
+    assert_eq!((code, words.contains(&address)), (69, true), "{words}");
+    let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let mine = temporary.path().to_string_lossy().into_owned();
+    assert_eq!(crate::lab::instances(&mine), Vec::<String>::new());
+}
+
+#[test]
+fn without_envoy_the_demo_says_how_to_get_it_and_goes_on_with_the_proxy_alone() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let output = Command::new(foreshadow_tests::binary())
+        .args(["demo", "--short", "--page", "127.0.0.1:0", "-o", "json"])
+        .args(["--envoy", "/nowhere/envoy"])
+        .output()
+        .unwrap();
+    let report = json(&output);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        words.contains("Envoy is missing") && words.contains("deploy/setup"),
+        "{words}"
+    );
+    assert_eq!(report[0]["failed"], 0, "{report:#}");
+    assert_eq!(report[0]["migrations"][0]["outcome"], "done", "{report:#}");
 }
