@@ -206,6 +206,21 @@ fn a_proxy_that_forgets_what_it_acknowledged_goes_back() {
 }
 
 #[test]
+fn a_late_reply_that_is_taken_verifies_what_nobody_checked() {
+    let broken = [must::ANSWERED_ONCE, must::WEIGHT];
+    finds(Planted::LateReplyTaken, calm(), &broken);
+}
+
+#[test]
+fn an_abort_after_the_commit_stops_the_executor() {
+    let budget = Budget {
+        aborts: 1,
+        ..calm()
+    };
+    finds(Planted::AbortAfterCommit, budget, &[must::AGREED]);
+}
+
+#[test]
 fn a_single_writer_would_be_two_without_a_cut_over() {
     // `step()` has no cut-over yet, and the planner refuses the class; this is why it must.
     let config = Config {

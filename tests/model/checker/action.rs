@@ -170,7 +170,7 @@ pub(crate) fn take(config: &Config, state: &mut State, action: Action) -> Option
         Action::LetGo(index) => executor::let_go(config, state, index),
         Action::GiveUp(index, retry) => executor::give_up(state, index, retry),
         Action::Judged(index, said) => executor::judged(state, index, said),
-        Action::Abort(index) => executor::abort(state, index),
+        Action::Abort(index) => executor::abort(config, state, index),
         Action::Contradict(index) => executor::contradict(state, index),
         Action::Answer(index, answer) => executor::answer(config, state, index, answer),
         Action::LateReply(index) => executor::late_reply(config, state, index),

@@ -56,6 +56,10 @@ pub(crate) enum Planted {
     AnswerUnderOldEpoch,
     /// A proxy that returns has forgotten what it acknowledged.
     ProxyForgets,
+    /// An answer counts for the pending operation, whichever operation it names.
+    LateReplyTaken,
+    /// The executor lets an abort interrupt what was committed.
+    AbortAfterCommit,
 }
 
 /// One world to explore.

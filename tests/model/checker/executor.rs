@@ -365,8 +365,8 @@ pub(crate) fn judged(state: &mut State, index: usize, said: Said) -> Option<()> 
 }
 
 /// An operator undoes what runs; whatever the effect has done so far is not heard.
-pub(crate) fn abort(state: &mut State, index: usize) -> Option<()> {
-    let may = state.store.rec.may_be_aborted();
+pub(crate) fn abort(config: &Config, state: &mut State, index: usize) -> Option<()> {
+    let may = state.store.rec.may_be_aborted() || config.has(Planted::AbortAfterCommit);
     let coord = state.coords.get_mut(index)?;
     let interruptible = match coord.doing {
         Doing::Work | Doing::Asked | Doing::Wait(_) | Doing::Got(Ev::Ok { .. }) => true,

@@ -149,6 +149,15 @@ fn take_step(config: &Config, rec: &Rec, ev: Ev) -> Option<Rec> {
     Some(small)
 }
 
+/// The operation that is pending, or was last.
+fn small_op(record: &Migration) -> u8 {
+    number(record.next_op.saturating_sub(1))
+}
+
+fn number(number: u64) -> u8 {
+    small(usize::try_from(number).expect("numbers are small"))
+}
+
 /// Whether a leader in a healthy world, and a person who says "again", bring a record to rest.
 fn comes_to_rest(config: &Config, mut record: Migration) -> bool {
     let epoch = Epoch(record.epoch.0 + 1);
@@ -168,7 +177,7 @@ fn comes_to_rest(config: &Config, mut record: Migration) -> bool {
             (Phase::Done | Phase::RolledBack, _) => return true,
             (Phase::Parked, _) => vec![What::RetryParked],
             (_, Some(pending)) => {
-                let op = small(usize::try_from(pending.op.0).expect("small"));
+                let op = small_op(&record);
                 vec![succeeded(config, op, healthy(Eff::of(&pending.kind)))]
             }
             (_, None) => return false,
@@ -211,6 +220,11 @@ fn events(config: &Config, record: &mut Migration, ev: Ev) -> Vec<What> {
             let skip = config.has(Planted::VerifySkipped)
                 && record.phase == Phase::Reidentifying
                 && told == Told::Done;
+            let op = if config.has(Planted::LateReplyTaken) {
+                small_op(record)
+            } else {
+                op
+            };
             let mut all = vec![succeeded(config, op, told)];
             if skip {
                 all.push(succeeded(config, op + 1, Told::Done));
@@ -297,7 +311,6 @@ fn compact(record: &Migration) -> Rec {
     for (place, entry) in undo.iter_mut().zip(&record.undo) {
         *place = Some(*entry);
     }
-    let number = |number: u64| small(usize::try_from(number).expect("small"));
     Rec {
         phase: record.phase,
         parked_in: record.question.as_ref().map(|question| question.phase),
