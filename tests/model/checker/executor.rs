@@ -47,7 +47,6 @@ pub(crate) fn acquire(state: &mut State, index: usize) -> Option<()> {
     }
     state.budget.leases -= 1;
     state.store.epoch += 1;
-    state.store.leader = u8::try_from(index).ok()?;
     let epoch = state.store.epoch;
     let phase = state.store.rec.phase;
     let doing = if phase.is_final() {
@@ -111,7 +110,7 @@ pub(crate) fn save(config: &Config, state: &mut State, index: usize) -> Option<(
     };
     other.fresh = false;
     let Some(eff) = next.effect() else {
-        mine.stop(Doing::Idle);
+        mine.rest();
         return Some(());
     };
     mine.eff = Some(eff);

@@ -44,8 +44,6 @@ impl Marks {
 pub(crate) struct Store {
     /// Epoch of the newest lease; 0 before the first.
     pub(crate) epoch: u8,
-    /// Who holds it.
-    pub(crate) leader: u8,
     /// The migration's record.
     pub(crate) rec: Rec,
     /// Whether capacity is held.
@@ -142,11 +140,19 @@ impl Coord {
         op: 0,
     };
 
+    /// Has no saga to drive any more, but its lease.
+    pub(crate) fn rest(&mut self) {
+        *self = Self {
+            doing: Doing::Idle,
+            epoch: self.epoch,
+            ..Self::DOWN
+        };
+    }
+
     /// Stops for this reason, and forgets.
     pub(crate) fn stop(&mut self, doing: Doing) {
         *self = Self {
             doing,
-            epoch: self.epoch,
             ..Self::DOWN
         };
     }
@@ -196,7 +202,6 @@ impl State {
         Self {
             store: Store {
                 epoch: 0,
-                leader: 0,
                 rec: Rec::planned(config),
                 reserved: false,
                 revision: 0,
