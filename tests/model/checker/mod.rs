@@ -36,6 +36,12 @@
 //! - S3: `step()` does not take its cut-over yet and the planner refuses the class. The model has
 //!   the invariant, and a test that shows why the planner must.
 //!
+//! # What is assumed
+//! The worlds without a planted bug assume more than today's code keeps: a gate that waits for
+//! absent proxies, a driver that refuses overtaken operations, a reservation that is not written
+//! late, a proxy that keeps what it acknowledged. For each, a test in `planted` shows what breaks
+//! without it; what is open is in `tests/TRACK_RECORD.md`.
+//!
 //! # How to read a counterexample
 //! [`story`] prints one line per step: the phase *before* it, the action with the coordinator's or
 //! proxy's number, and in brackets the epoch and the effect or event it is about; then the state
