@@ -117,7 +117,6 @@ fn a_driver_that_only_fences_is_enough_where_no_call_is_late() {
         ..quiet(Budget {
             leases: 2,
             crashes: 1,
-            faults: 1,
             aborts: 1,
             ..Budget::default()
         })

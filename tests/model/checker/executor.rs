@@ -15,8 +15,10 @@ use super::action::{Answer, Fate};
 use super::config::{Config, Planted};
 use super::driver;
 use super::proxies::{have_applied, in_progress};
-use super::record::{healthy, prove, transit};
+use super::record::transit;
+use super::rest::healthy;
 use super::state::{Call, Coord, Doing, Mark, State};
+use super::template::prove;
 use super::words::{Eff, Ev, Place, Proof, Said, Told, Way};
 
 /// Something is carried out for this operation: the record must name it already.

@@ -55,8 +55,10 @@ mod executor;
 pub(crate) mod properties;
 mod proxies;
 mod record;
+mod rest;
 pub(crate) mod state;
 pub(crate) mod story;
+mod template;
 mod words;
 
 use std::sync::Arc;

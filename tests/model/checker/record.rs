@@ -7,20 +7,17 @@
 //! what it has answered.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use domain::migration::{
-    Entered, Event, JudgeScope, Limits, OpId, Outcome, Pending, Question, RouteTo, Undo, Verdict,
-    What,
+    Entered, Event, JudgeScope, OpId, Outcome, Pending, Question, RouteTo, Undo, Verdict, What,
 };
 use domain::routing::DrainDeadline;
-use domain::{
-    BasisPoints, EffectKind, Endpoint, Epoch, HostId, Instance, InstanceId, InstanceState,
-    Migration, MigrationId, MigrationRouting, Move, Phase, PlanId, RampPlan, Replica, Resources,
-    Routing, RoutingState, RoutingStatus, ServiceId, Stage, Timestamp, ZeroTraffic, step,
-};
+use domain::{EffectKind, Epoch, Migration, Phase, Timestamp, ZeroTraffic, step};
 
 use super::config::{Config, Planted};
+use super::rest::comes_to_rest;
+use super::template::{limits, prove, shadow, template};
 use super::words::{Eff, Ev, Proof, Said, Scope, Told, Way};
 
 /// The record.
@@ -150,62 +147,12 @@ fn take_step(config: &Config, rec: &Rec, ev: Ev) -> Option<Rec> {
 }
 
 /// The operation that is pending, or was last.
-fn small_op(record: &Migration) -> u8 {
+pub(super) fn small_op(record: &Migration) -> u8 {
     number(record.next_op.saturating_sub(1))
 }
 
 fn number(number: u64) -> u8 {
     small(usize::try_from(number).expect("numbers are small"))
-}
-
-/// Whether a leader in a healthy world, and a person who says "again", bring a record to rest.
-fn comes_to_rest(config: &Config, mut record: Migration) -> bool {
-    let epoch = Epoch(record.epoch.0 + 1);
-    let mut whats = vec![What::TakenOver { epoch }];
-    for _ in 0..64 {
-        for what in whats {
-            let event = Event {
-                at: Timestamp(0),
-                what,
-            };
-            let Ok((next, _)) = step(&record, event) else {
-                return false;
-            };
-            record = forget(next);
-        }
-        whats = match (record.phase, &record.pending) {
-            (Phase::Done | Phase::RolledBack, _) => return true,
-            (Phase::Parked, _) => vec![What::RetryParked],
-            (_, Some(pending)) => {
-                let op = small_op(&record);
-                vec![succeeded(config, op, healthy(Eff::of(&pending.kind)))]
-            }
-            (_, None) => return false,
-        };
-    }
-    false
-}
-
-/// The answer of a healthy world.
-pub(crate) fn healthy(eff: Eff) -> Told {
-    match eff {
-        Eff::Prepare => Told::Prepared,
-        Eff::Sync => Told::Synced { near: true },
-        Eff::Fork => Told::Forked,
-        Eff::Judge(_) => Told::Judged(Said::Promote),
-        Eff::Drain => Told::Drained(Proof {
-            revision: 1,
-            forced: false,
-        }),
-        Eff::Reserve
-        | Eff::Reidentify
-        | Eff::Verify
-        | Eff::Route(_)
-        | Eff::Adopt
-        | Eff::Terminate
-        | Eff::Release
-        | Eff::Undo(_) => Told::Done,
-    }
 }
 
 /// The events that one event of the model stands for.
@@ -253,7 +200,7 @@ fn events(config: &Config, record: &mut Migration, ev: Ev) -> Vec<What> {
     }
 }
 
-fn succeeded(config: &Config, op: u8, told: Told) -> What {
+pub(super) fn succeeded(config: &Config, op: u8, told: Told) -> What {
     let outcome = match told {
         Told::Done => Outcome::Done,
         Told::Prepared => Outcome::Prepared(shadow().endpoint),
@@ -293,7 +240,7 @@ fn plant(config: &Config, record: &mut Migration) {
 }
 
 /// Leaves out what makes no difference to any later step.
-fn forget(mut record: Migration) -> Migration {
+pub(super) fn forget(mut record: Migration) -> Migration {
     let last = record.history.pop().expect("a history has an end");
     assert_eq!(last.phase, record.phase, "the history ends where it stands");
     record.history = vec![last];
@@ -407,111 +354,4 @@ fn expand_proof(proof: Proof) -> ZeroTraffic {
         DrainDeadline::Passed,
     )
     .expect("an applied routing without weight proves it")
-}
-
-/// The production proof, for a routing `way` that was asked for as `revision`, when everybody has
-/// applied `applied`.
-pub(crate) fn prove(
-    revision: u8,
-    applied: u8,
-    way: Way,
-    in_progress: u64,
-    deadline: DrainDeadline,
-) -> Option<ZeroTraffic> {
-    let Way::Split { shadow: split, .. } = way else {
-        return None;
-    };
-    let service = service();
-    let routing = Routing {
-        service: service.clone(),
-        revision: revision.into(),
-        epoch: Epoch(0),
-        migration: Some(MigrationRouting {
-            migration: MigrationId::new("m").expect("valid"),
-            instance: InstanceId::new("i").expect("valid"),
-            original: original().endpoint,
-            shadow: shadow().endpoint,
-            split,
-            mirror: false,
-        }),
-    };
-    let status = RoutingStatus {
-        service,
-        revision: applied.into(),
-        state: RoutingState::Applied,
-        nodes: BTreeMap::new(),
-        at: Timestamp(0),
-    };
-    ZeroTraffic::prove(&routing, &status, in_progress, deadline)
-}
-
-fn service() -> ServiceId {
-    ServiceId::new("s").expect("valid")
-}
-
-fn replica(host: &str, port: u16) -> Replica {
-    Replica {
-        host: HostId::new(host).expect("valid"),
-        endpoint: Endpoint(([127, 0, 0, 1], port).into()),
-        handle: String::new(),
-        tag: host.to_owned(),
-    }
-}
-
-fn original() -> Replica {
-    replica("a", 1)
-}
-
-fn shadow() -> Replica {
-    replica("b", 2)
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        attempts: config.attempts.into(),
-        sync_rounds: config.rounds.into(),
-        ..Limits::default()
-    }
-}
-
-/// A ramp whose last stage is everything.
-fn ramp(config: &Config) -> RampPlan {
-    let stage = |share: BasisPoints| Stage {
-        shadow: share,
-        hold_ms: 1,
-    };
-    let rising = (1..u16::from(config.stages)).map(|n| BasisPoints::PERCENT.times(n));
-    let stages = rising.chain([BasisPoints::ALL]).map(stage).collect();
-    RampPlan::new(stages).expect("it rises to everything")
-}
-
-/// The migration before anything happened.
-fn template(config: &Config) -> Migration {
-    let spec = serde_json::json!({"id": "i", "service": "s", "argv": ["x"]});
-    let mut spec: domain::InstanceSpec = serde_json::from_value(spec).expect("a specification");
-    spec.class = config.class;
-    let instance = Instance {
-        spec,
-        replica: original(),
-        state: InstanceState::Running,
-        placed_at: Timestamp(0),
-    };
-    let intent = Move {
-        instance: instance.spec.id.clone(),
-        from: HostId::new("a").expect("valid"),
-        target: HostId::new("b").expect("valid"),
-        ramp: ramp(config),
-        reserve: Resources::default(),
-        score: 1.0,
-        reasons: Vec::new(),
-    };
-    Migration::new(
-        MigrationId::new("m").expect("valid"),
-        PlanId::new("p").expect("valid"),
-        &instance,
-        &intent,
-        limits(config),
-        Epoch(1),
-        Timestamp(0),
-    )
 }
