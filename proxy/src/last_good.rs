@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 use api::envoy::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use prost::Message;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::config::{Refusal, Resources};
@@ -149,35 +147,18 @@ pub fn save(path: &Path, resources: &Resources) -> Result<(), LastGoodError> {
     })
 }
 
-/// Writes every accepted set of resources down, the newest if they come faster than the disk,
-/// until `stop`, and then what is still to be written.
-pub(crate) async fn keep(
-    path: PathBuf,
-    mut accepted: watch::Receiver<Option<Resources>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let more = tokio::select! {
-            biased;
-            changed = accepted.changed() => changed.is_ok(),
-            () = stop.cancelled() => false,
-        };
-        if !more {
-            return;
-        }
-        let Some(resources) = accepted.borrow_and_update().clone() else {
-            continue;
-        };
-        // Routes make a configuration; without them there is nothing to serve.
-        if resources.routes.is_none() {
-            continue;
-        }
-        let target = path.clone();
-        let written = tokio::task::spawn_blocking(move || save(&target, &resources)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the last good configuration is not kept"),
-            Err(error) => tracing::warn!(%error, "the last good configuration is not kept"),
-        }
+/// Writes accepted resources down. Ends when they are on disk, so that what is acknowledged after
+/// this survives: a proxy that forgot it would, started without a control plane, route as before
+/// to what may be gone. A disk that takes nothing is told, and does not hold the traffic up.
+pub(crate) async fn keep(path: Option<&Path>, resources: &Resources) {
+    // Routes make a configuration; without them there is nothing to serve.
+    let Some(path) = path.filter(|_| resources.routes.is_some()) else {
+        return;
+    };
+    let (target, resources) = (path.to_owned(), resources.clone());
+    match tokio::task::spawn_blocking(move || save(&target, &resources)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the last good configuration is not kept"),
+        Err(error) => tracing::error!(%error, "the last good configuration is not kept"),
     }
 }

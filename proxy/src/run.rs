@@ -21,7 +21,7 @@ use pingora_core::server::{
     ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch,
 };
 use pingora_core::services::Service;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Resources;
@@ -254,21 +254,15 @@ struct Control {
 impl Service for Control {
     async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
         let stop = &self.signals.drained;
-        let (keep, accepted) = watch::channel(None);
         let ledger = self.ledger.take().unwrap_or_default();
-        let following = xds::client::run(Arc::clone(&self.shared), ledger, keep, stop.clone());
+        let following = xds::client::run(Arc::clone(&self.shared), ledger, stop.clone());
         let reporting = telemetry::lrs::run(Arc::clone(&self.shared), stop.clone());
-        let keeping = async {
-            if let Some(path) = self.shared.config.last_good.clone() {
-                last_good::keep(path, accepted, stop.clone()).await;
-            }
-        };
         let answering = async {
             if let Some(listener) = self.admin.take() {
                 admin::run(Arc::clone(&self.shared), listener, stop.clone()).await;
             }
         };
-        tokio::join!(following, reporting, keeping, answering);
+        tokio::join!(following, reporting, answering);
         self.signals.done.cancel();
     }
 

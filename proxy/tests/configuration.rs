@@ -234,6 +234,30 @@ async fn the_last_good_configuration_serves_without_a_control_plane_and_a_corrup
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_is_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("last-good");
+    let control = Control::start().await;
+    let upstream = Upstream::start("a").await;
+    control.cluster("a", &[upstream.address]);
+    control.routes(&[service(&[("a", 1)])]);
+    let mut config = config(control.address);
+    config.last_good = Some(path.clone());
+    let proxy = ready(config).await;
+    for weight in 2..22 {
+        let version = control.routes(&[service(&[("a", weight)])]);
+        control.acknowledged(api::xds::ROUTE, version).await;
+        let kept = foreshadow_proxy::last_good::load(&path).unwrap().unwrap();
+        let routes = format!("{:?}", kept.routes.unwrap());
+        assert!(
+            routes.contains(&format!("weight: {weight}")),
+            "{weight}: {routes}"
+        );
+    }
+    stop(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_proxy_lets_requests_finish_and_ends_as_soon_as_they_have() {
     let control = Control::start().await;
     let upstream = Upstream::start("a").await;

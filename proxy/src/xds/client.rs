@@ -7,12 +7,12 @@ use api::envoy::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ledger, Step, backoff, channel, node};
-use crate::config::Resources;
+use crate::last_good;
 use crate::state::Shared;
 
 /// Largest response accepted.
@@ -22,20 +22,16 @@ const OUTBOX: usize = 64;
 /// A stream that lasted so long was a good one: the next failure is the first again.
 const GOOD_STREAM: Duration = Duration::from_secs(5);
 
-/// Follows the control plane until `stop`. Accepted resources go to `keep`, to be written down.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    mut ledger: Ledger,
-    keep: watch::Sender<Option<Resources>>,
-    stop: CancellationToken,
-) {
+/// Follows the control plane until `stop`. Accepted resources are in force, and on disk, before
+/// they are acknowledged.
+pub(crate) async fn run(shared: Arc<Shared>, mut ledger: Ledger, stop: CancellationToken) {
     let mut failures = 0;
     loop {
         let began = tokio::time::Instant::now();
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            ended = stream(&shared, &mut ledger, &keep) => ended,
+            ended = stream(&shared, &mut ledger) => ended,
         };
         shared.set_connected(false);
         if began.elapsed() >= GOOD_STREAM {
@@ -56,11 +52,7 @@ pub(crate) async fn run(
 }
 
 /// One stream, from its beginning to its end. Gives why it ended.
-async fn stream(
-    shared: &Shared,
-    ledger: &mut Ledger,
-    keep: &watch::Sender<Option<Resources>>,
-) -> String {
+async fn stream(shared: &Shared, ledger: &mut Ledger) -> String {
     let (outbox, requests) = mpsc::channel::<DeltaDiscoveryRequest>(OUTBOX);
     for (index, mut request) in ledger.begin().into_iter().enumerate() {
         if index == 0 {
@@ -101,8 +93,7 @@ async fn stream(
         }
         if step.changed {
             shared.put_in_force(ledger.resources());
-            // Nobody listens when nothing is to be kept.
-            keep.send_replace(Some(ledger.resources().clone()));
+            last_good::keep(shared.config.last_good.as_deref(), ledger.resources()).await;
         }
         for request in step.requests {
             if outbox.send(request).await.is_err() {
