@@ -15,7 +15,7 @@ pub enum Change {
     Put(Record),
     /// It was deleted.
     Deleted(Key),
-    /// The watcher was too slow and missed changes: list anew.
+    /// The watcher was too slow, or the store was away, and changes were missed: list anew.
     Missed,
 }
 
@@ -76,6 +76,13 @@ impl Watchers {
             None => broadcast::channel(1).1,
         };
         Watch { kind, receiver }
+    }
+
+    /// Tells the watchers of a kind that they missed something.
+    pub(crate) fn missed(&self, kind: Kind) {
+        if let Some(sender) = self.sender(kind) {
+            let _ = sender.send(Change::Missed);
+        }
     }
 
     pub(crate) fn tell(&self, change: Change) {
