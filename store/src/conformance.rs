@@ -556,7 +556,7 @@ async fn only_one_of_many_candidates_leads(store: SharedStore) {
         let (store, name) = (Arc::clone(&store), name.clone());
         tasks.push(tokio::spawn(async move {
             let holder = holder(&format!("h-{number}"));
-            let ttl = Duration::from_secs(60);
+            let ttl = Duration::from_mins(1);
             store.acquire(&name, &holder, ttl).await.unwrap()
         }));
     }

@@ -1,6 +1,13 @@
 //! `RedisStore` on a real `redis-server`: the suite that every backend passes, and what can
 //! happen to a server. Each test has its own server, which listens on a socket in its own folder.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect by failing"
+)]
+
 #[path = "redis/contract.rs"]
 mod contract;
 #[path = "redis/loss.rs"]

@@ -8,7 +8,11 @@ use crate::error::StoreError;
 
 /// Names the failure of an operation.
 pub(super) fn name(operation: &'static str, error: &RedisError) -> StoreError {
-    let reason = error.to_string();
+    // The server's own words where there are some; the library would add its own name for them.
+    let reason = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
     if error.kind() == ErrorKind::AuthenticationFailed {
         return StoreError::Denied { operation, reason };
     }
@@ -24,7 +28,7 @@ pub(super) fn name(operation: &'static str, error: &RedisError) -> StoreError {
             reason,
         },
         // In the words of Redis 7.0 a script that lacks a right has no code of its own.
-        _ if reason.contains("can't run this command") || reason.contains("ACL failure") => {
+        _ if reason.contains("The user executing the script can't") => {
             StoreError::Denied { operation, reason }
         }
         _ => StoreError::Unavailable { operation, reason },

@@ -121,7 +121,13 @@ async fn attach(
     const OPERATION: &str = "join the store";
     let seen = core.memory.recall()?.unwrap_or_default();
     let keys = &core.keys;
-    let mut call = Call::new([keys.head(), keys.counts(), keys.eras(), keys.leases()]);
+    let mut call = Call::new([
+        keys.head(),
+        keys.counts(),
+        keys.eras(),
+        keys.leases(),
+        keys.scratch(),
+    ]);
     for kind in Kind::ALL {
         call.key(keys.records(kind));
     }

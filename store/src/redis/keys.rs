@@ -62,6 +62,11 @@ impl Keys {
         format!("{}changes:{}", self.tag, kind.name())
     }
 
+    /// For trying out rights.
+    pub(super) fn scratch(&self) -> String {
+        format!("{}scratch", self.tag)
+    }
+
     /// The kind that a channel is about.
     pub(super) fn kind_of(&self, channel: &[u8]) -> Option<Kind> {
         Kind::ALL

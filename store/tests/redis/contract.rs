@@ -80,7 +80,7 @@ async fn of_two_clients_one_wins_each_race() {
         );
         let lease = LeaseName(format!("l-{generation}"));
         let (a, b) = (HolderId::new("a").unwrap(), HolderId::new("b").unwrap());
-        let ttl = Duration::from_secs(60);
+        let ttl = Duration::from_mins(1);
         let (first, second) =
             tokio::join!(one.acquire(&lease, &a, ttl), two.acquire(&lease, &b, ttl));
         let held = [first.unwrap(), second.unwrap()];
@@ -100,7 +100,7 @@ async fn a_leader_that_was_replaced_by_another_client_writes_nothing() {
         .unwrap()
         .unwrap();
     let newer = crate::server::eventually("the lease ends", || async {
-        two.acquire(&name, &holder("two"), Duration::from_secs(60))
+        two.acquire(&name, &holder("two"), Duration::from_mins(1))
             .await
             .unwrap()
     })
@@ -137,7 +137,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
             Generation(round)
         );
         let holder = HolderId::new("h").unwrap();
-        let ttl = Duration::from_secs(60);
+        let ttl = Duration::from_mins(1);
         assert!(store.acquire(&lease, &holder, ttl).await.unwrap().is_some());
     }
 }
@@ -204,7 +204,7 @@ fn lease(epoch: u64) -> foreshadow_store::Lease {
 
 /// Does the step; the result without what depends on the clock.
 async fn perform(store: &dyn Store, step: &Step) -> String {
-    let hour = Duration::from_secs(3_600);
+    let hour = Duration::from_hours(1);
     match step.clone() {
         Step::Commit {
             fence,
@@ -253,16 +253,16 @@ async fn perform(store: &dyn Store, step: &Step) -> String {
 }
 
 /// All that can be read.
-async fn contents(store: &dyn Store) -> String {
-    let mut text = String::new();
+async fn contents(store: &dyn Store) -> Vec<String> {
+    let mut found = Vec::new();
     for kind in [Kind::Host, Kind::Traffic] {
-        text += &format!("{:?}\n", store.list(kind).await);
+        found.push(format!("{:?}", store.list(kind).await));
     }
     for log in ["g-0", "g-1"] {
         let log = LogName(log.to_owned());
-        text += &format!("{:?}\n", store.read_log(&log, 0, 1_000).await);
+        found.push(format!("{:?}", store.read_log(&log, 0, 1_000).await));
     }
-    text
+    found
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn random_histories_end_as_they_do_in_memory() {
     let server = runtime.block_on(Server::with(&["--appendonly", "yes"]));
     let number = AtomicUsize::new(0);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 64,
+        cases: 128,
         failure_persistence: None,
         ..ProptestConfig::default()
     });

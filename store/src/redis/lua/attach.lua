@@ -1,13 +1,14 @@
 -- Makes the store, or joins it. Run once per connection, before anything else.
--- KEYS: head, counts, eras, leases, then the records of every kind.
+-- KEYS: head, counts, eras, leases, one (and a channel) for rehearsal, the records of every kind.
 -- ARGV: identity or '', run id, revision seen, mode ('existing', 'create', 'acknowledge'), run id
--- under which the revision was seen, prefix of the logs' keys, then the names of the kinds.
+-- under which the revision was seen, prefix of the logs' keys, then the names of the
+-- kinds.
 --
 -- An era is the time of one server process: 'run id:revision at its beginning'. A revision that
 -- was seen in an era must not lie after the next era's beginning; else it was forgotten between
 -- the two, even if others have written more since.
 local acknowledged = ARGV[4] == 'acknowledge'
-local eras, leases, first = KEYS[3], KEYS[4], 5
+local eras, leases, scratch, first = KEYS[3], KEYS[4], KEYS[5], 6
 
 local function anything_left()
   for index = 2, #KEYS do
@@ -48,6 +49,27 @@ local function recount(identity)
   for _, log in ipairs(logs) do redis.call('HSET', KEYS[2], log[1], log[2]) end
 end
 
+-- A script that lacks a right stops where it needs it. So every right that a later script needs
+-- is used here, where nothing is half done: on a key that means nothing.
+local function rehearse()
+  redis.call('DEL', scratch)
+  redis.call('SET', scratch, '')
+  redis.call('DEL', scratch)
+  redis.call('HSET', scratch, 'field', '')
+  redis.call('HGET', scratch, 'field')
+  redis.call('HGETALL', scratch)
+  redis.call('HLEN', scratch)
+  redis.call('HDEL', scratch, 'field')
+  redis.call('RPUSH', scratch, '')
+  redis.call('LRANGE', scratch, 0, 0)
+  redis.call('LLEN', scratch)
+  redis.call('LTRIM', scratch, 0, 0)
+  redis.call('DEL', scratch)
+  redis.call('TIME')
+  redis.call('PUBLISH', scratch, '')
+end
+
+rehearse()
 local raw = redis.call('GET', KEYS[1])
 local head = raw and head_parse(raw)
 if raw and not head and not acknowledged then
