@@ -10,6 +10,8 @@
 
 #[path = "redis/contract.rs"]
 mod contract;
+#[path = "redis/encryption.rs"]
+mod encryption;
 #[path = "redis/loss.rs"]
 mod loss;
 #[path = "redis/refusals.rs"]
