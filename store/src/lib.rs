@@ -38,7 +38,7 @@ pub use record::{
 };
 pub use redis::{
     Address, Connector, NetConnector, Opening, Persistence, RedisOptions, RedisStore, Secret,
-    Stream, Tls, Witness,
+    SentinelConnector, Stream, Tls, Witness,
 };
 pub use watch::{Change, Watch};
 

@@ -12,6 +12,8 @@
 mod contract;
 #[path = "redis/encryption.rs"]
 mod encryption;
+#[path = "redis/failover.rs"]
+mod failover;
 #[path = "redis/loss.rs"]
 mod loss;
 #[path = "redis/refusals.rs"]

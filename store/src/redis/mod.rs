@@ -45,6 +45,7 @@ mod memory;
 mod operations;
 mod options;
 mod script;
+mod sentinel;
 mod server;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use tokio::sync::watch;
 pub use connect::{Address, Connector, NetConnector, Stream, Tls};
 pub use memory::Witness;
 pub use options::{Opening, Persistence, RedisOptions, Secret};
+pub use sentinel::SentinelConnector;
 
 use self::core::{Core, Link};
 use crate::error::StoreError;

@@ -1,13 +1,12 @@
 //! TLS, with certificates made for the test.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use foreshadow_store::{Address, Expect, NetConnector, RedisStore, Secret, Store, StoreError, Tls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::put;
-use crate::server::{Server, options};
+use crate::server::{Server, free_port, options};
 
 /// An authority, and what it signs.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -42,9 +41,7 @@ async fn encrypted_server(authority: &Authority) -> (Server, Address) {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let port = (22_000..23_000)
-        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        .expect("a free port");
+    let port = free_port(22_000);
     let server = Server::with(&[
         "--appendonly",
         "yes",

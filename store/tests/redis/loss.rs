@@ -18,7 +18,7 @@ fn log() -> LogName {
     LogName("migration/m".to_owned())
 }
 
-async fn lead(store: &RedisStore) -> Lease {
+pub(crate) async fn lead(store: &RedisStore) -> Lease {
     let name = LeaseName("migrator/default".to_owned());
     let holder = HolderId::new("one").unwrap();
     let ttl = Duration::from_hours(1);
@@ -185,6 +185,31 @@ async fn a_flushed_server_stops_every_client_until_a_person_acknowledges() {
         "epochs go on above those that were lost"
     );
     assert_stopped(&store, &lost).await;
+}
+
+#[tokio::test]
+async fn another_store_in_the_same_place_is_not_taken_for_the_old_one() {
+    let server = Server::durable().await;
+    let store = server
+        .open(options().keepalive(Duration::from_hours(1)))
+        .await;
+    let store = store.unwrap();
+    store.commit(put(Expect::Absent, 1)).await.unwrap();
+    let witness = store.witness().unwrap();
+    let _: String = server.command(&["FLUSHALL"]).await;
+    let other = server.store().await;
+    for value in 0..5 {
+        other.commit(put(Expect::Any, value)).await.unwrap();
+    }
+    assert!(other.witness().unwrap().revision > witness.revision);
+    let lost = store.get(&key()).await.unwrap_err();
+    assert!(matches!(lost, StoreError::Lost { .. }), "{lost:?}");
+    assert_stopped(&store, &lost).await;
+    let refused = server.open(options().witness(witness)).await.err();
+    assert!(
+        matches!(refused, Some(StoreError::Lost { .. })),
+        "{refused:?}"
+    );
 }
 
 /// Runs `between` on a store whose server then goes back to before it.

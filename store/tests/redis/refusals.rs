@@ -1,6 +1,5 @@
 //! Servers that refuse, hang, or must not be used.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use foreshadow_store::{
@@ -9,7 +8,7 @@ use foreshadow_store::{
 };
 
 use crate::contract::Fresh;
-use crate::server::{Server, eventually, options};
+use crate::server::{Server, eventually, free_port, options};
 use crate::{key, put};
 
 /// The rights that `docs/decisions/0008-redis.md` names.
@@ -234,13 +233,6 @@ async fn a_server_that_is_not_there_is_unavailable() {
         matches!(gone, Some(StoreError::Unavailable { .. })),
         "{gone:?}"
     );
-}
-
-/// A port that was free a moment ago, low enough for the port of the cluster's bus above it.
-fn free_port(from: u16) -> u16 {
-    (from..22_000)
-        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        .expect("a free port")
 }
 
 async fn cluster_node(port: u16) -> Server {

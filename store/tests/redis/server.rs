@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +39,14 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
+/// A port from here on that was free a moment ago. Below 30 000, so that it is not taken by an
+/// outgoing connection, and room is left for the port of a cluster's bus.
+pub(crate) fn free_port(from: u16) -> u16 {
+    (from..from + 1_000)
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
+}
+
 /// The server, and what is needed to start it again.
 pub(crate) struct Server {
     folder: TempDir,
@@ -53,8 +62,23 @@ impl Server {
 
     /// Starts one with these arguments.
     pub(crate) async fn with(args: &[&str]) -> Self {
+        let base = ["--port", "0", "--save", ""];
+        Self::launch(tempfile::tempdir().unwrap(), &[&base[..], args].concat()).await
+    }
+
+    /// Starts a sentinel with these lines of configuration.
+    pub(crate) async fn sentinel(lines: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        let port = free_port(25_000);
+        std::fs::write(&file, format!("bind 127.0.0.1\nport {port}\n{lines}")).unwrap();
+        let file = file.display().to_string();
+        Self::launch(folder, &[&file, "--sentinel"]).await
+    }
+
+    async fn launch(folder: TempDir, args: &[&str]) -> Self {
         let mut server = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             child: None,
         };
@@ -65,11 +89,11 @@ impl Server {
     /// Starts it (again), and waits until it has loaded its file.
     pub(crate) async fn start(&mut self) {
         let spawned = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .args(&self.args)
+            .arg("--unixsocket")
             .arg(self.socket())
             .arg("--dir")
             .arg(self.folder.path())
-            .args(&self.args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
