@@ -1,5 +1,7 @@
 //! Telling watchers about changes.
 
+use std::sync::{Mutex, PoisonError};
+
 use tokio::sync::broadcast;
 
 use crate::key::{Key, Kind};
@@ -39,6 +41,20 @@ impl Watch {
         }
     }
 
+    /// What has arrived and was not yet taken; `None` when something was missed.
+    fn waiting(&mut self) -> Option<Vec<Change>> {
+        let mut changes = Vec::new();
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Change::Missed) | Err(broadcast::error::TryRecvError::Lagged(_)) => return None,
+                Ok(change) => changes.push(change),
+                Err(
+                    broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed,
+                ) => return Some(changes),
+            }
+        }
+    }
+
     fn concerns(&self, change: &Change) -> bool {
         match change {
             Change::Put(record) => record.key.kind == self.kind,
@@ -52,6 +68,8 @@ impl Watch {
 #[derive(Debug)]
 pub(crate) struct Watchers {
     senders: Vec<broadcast::Sender<Change>>,
+    /// Held while the changes of one transaction are told, and while they are drained.
+    whole: Mutex<()>,
 }
 
 impl Watchers {
@@ -61,7 +79,22 @@ impl Watchers {
                 .iter()
                 .map(|_| broadcast::channel(CAPACITY).0)
                 .collect(),
+            whole: Mutex::new(()),
         }
+    }
+
+    /// Tells the changes of one transaction, which a [`Watchers::drain`] sees all or none of.
+    pub(crate) fn tell_all(&self, changes: Vec<Change>) {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            self.tell(change);
+        }
+    }
+
+    /// Whole transactions that arrived at a watch; `None` when something was missed.
+    pub(crate) fn drain(&self, watch: &mut Watch) -> Option<Vec<Change>> {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.waiting()
     }
 
     fn sender(&self, kind: Kind) -> Option<&broadcast::Sender<Change>> {

@@ -1,6 +1,7 @@
 //! What the store's handle and its keeper share, and how an operation reaches the server.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::redis::aio::MultiplexedConnection;
@@ -24,7 +25,31 @@ pub(super) struct Live {
     /// Run id of the server process that it leads to.
     pub(super) run: Arc<str>,
     /// Where to complain about it; one complaint is enough to end it.
-    pub(super) complaints: mpsc::Sender<StoreError>,
+    complaints: mpsc::Sender<StoreError>,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Live {
+    /// A connection, and where complaints about it arrive.
+    pub(super) fn new(
+        connection: MultiplexedConnection,
+        run: &str,
+    ) -> (Self, mpsc::Receiver<StoreError>) {
+        let (complaints, receiver) = mpsc::channel(1);
+        let live = Self {
+            connection,
+            run: run.into(),
+            complaints,
+            given_up: Arc::default(),
+        };
+        (live, receiver)
+    }
+
+    fn complain(&self, error: &StoreError) {
+        self.given_up.store(true, Ordering::Relaxed);
+        // Full: somebody has complained already.
+        let _ = self.complaints.try_send(error.clone());
+    }
 }
 
 /// Whether there is a connection.
@@ -103,13 +128,14 @@ impl Core {
     }
 
     /// The connection, once there is one.
-    async fn live(&self, deadline: Instant) -> Result<Live, StoreError> {
+    pub(super) async fn live(&self, deadline: Instant) -> Result<Live, StoreError> {
         let mut link = self.link.subscribe();
         loop {
             self.memory.recall()?;
             let now = link.borrow_and_update().clone();
             let reason = match now {
-                Link::Up(live) => return Ok(live),
+                Link::Up(live) if !live.given_up.load(Ordering::Relaxed) => return Ok(live),
+                Link::Up(_) => fault::unavailable("connect", "the last connection failed"),
                 Link::Down(reason) => reason,
             };
             if timeout_at(deadline, link.changed()).await.is_err() {
@@ -133,8 +159,7 @@ impl Core {
         if let Err(error) = &result {
             self.memory.judge(error);
             if fault::is_of_the_connection(error) {
-                // Full: somebody has complained already.
-                let _ = live.complaints.try_send(error.clone());
+                live.complain(error);
             }
         }
         result

@@ -54,9 +54,7 @@ impl Feed {
         if previous.is_some_and(|previous| previous + 1 != number) {
             self.watchers.missed(kind);
         }
-        for change in changes {
-            self.watchers.tell(change);
-        }
+        self.watchers.tell_all(changes);
     }
 }
 

@@ -67,13 +67,9 @@ async fn attempt(core: &Core, opening: Opening) -> Result<Established, StoreErro
     server.check(core.options.persistence, &core.name)?;
     attach(core, &connection, &server.run, opening).await?;
 
-    let (complain, complaints) = mpsc::channel(1);
+    let (live, complaints) = Live::new(connection, &server.run);
     let mut established = Established {
-        live: Live {
-            connection,
-            run: server.run.into(),
-            complaints: complain,
-        },
+        live,
         complaints,
         subscribed: BTreeSet::new(),
         driver,

@@ -31,8 +31,9 @@
 //!   refusal leaves nothing half done.
 //!
 //! # Limits
-//! A kind is listed in one answer, within the time limit. `docs/decisions/0008-redis.md` says what
-//! the server's settings must be and which rights a user needs.
+//! A list of many records is read in pages, and each page has its own time limit.
+//! `docs/decisions/0008-redis.md` says what the server's settings must be and which rights a user
+//! needs.
 
 mod codec;
 mod connect;
@@ -41,6 +42,7 @@ mod fault;
 mod feed;
 mod keeper;
 mod keys;
+mod listing;
 mod memory;
 mod operations;
 mod options;

@@ -7,6 +7,7 @@ use domain::{Epoch, HolderId, Timestamp};
 
 use super::RedisStore;
 use super::codec;
+use super::listing;
 use super::script::{self, COMMIT, Call, LEASE, READ};
 use crate::Store;
 use crate::error::StoreError;
@@ -111,19 +112,7 @@ impl Store for RedisStore {
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Record>, StoreError> {
-        let name = format!("records:{}", kind.name());
-        let call = self.reading("list", name, self.core.keys.records(kind));
-        let mut answer = self.core.call("list records", &READ, &call).await?;
-        let flat = answer.list()?;
-        let mut records = Vec::with_capacity(flat.len() / 2);
-        for pair in flat.chunks_exact(2) {
-            if let [id, stored] = pair {
-                let id = codec::text("the id of a record", id)?;
-                records.push(codec::record(Key::new(kind, id), stored)?);
-            }
-        }
-        records.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        Ok(records)
+        listing::list(&self.core, kind).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {

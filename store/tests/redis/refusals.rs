@@ -31,6 +31,7 @@ const RIGHTS: &[&str] = &[
     "+hlen",
     "+hkeys",
     "+hgetall",
+    "+hscan",
     "+llen",
     "+lrange",
     "+rpush",

@@ -124,6 +124,72 @@ async fn a_server_that_hangs_is_noticed_by_a_client_that_only_watches() {
     assert_ne!(before, after, "over another connection");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_list_is_of_one_moment_while_others_write() {
+    const PAIRS: usize = 3_000;
+    let server = Server::with(&["--appendonly", "yes"]).await;
+    let (writer, reader) = (server.store().await, server.store().await);
+    let id = |side: &str, number: usize| Key::new(Kind::Instance, format!("{side}-{number}"));
+    for start in (0..PAIRS).step_by(500) {
+        let mut transaction = Transaction::new();
+        for number in start..start + 500 {
+            transaction = transaction
+                .put(id("a", number), Expect::Absent, &number)
+                .unwrap();
+        }
+        writer.commit(transaction).await.unwrap();
+    }
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    // Each transaction moves one record to the other side: never none, never both.
+    let moving = tokio::spawn(async move {
+        let mut moved = 0_usize;
+        while stopped.try_recv().is_err() {
+            let number = moved * 7 % PAIRS;
+            let (from, to) = if moved / PAIRS % 2 == 0 {
+                ("a", "b")
+            } else {
+                ("b", "a")
+            };
+            let transaction = Transaction::new()
+                .delete(id(from, number), Expect::Any)
+                .put(id(to, number), Expect::Any, &number)
+                .unwrap();
+            writer.commit(transaction).await.unwrap();
+            moved += 1;
+        }
+        moved
+    });
+    for _ in 0..30 {
+        let mut seen = vec![0; PAIRS];
+        for record in reader.list(Kind::Instance).await.unwrap() {
+            seen[record.parse::<usize>().unwrap().value] += 1;
+        }
+        assert!(seen.iter().all(|&count| count == 1));
+    }
+    stop.send(()).unwrap();
+    let moved = moving.await.unwrap();
+    assert!(moved > 100, "only {moved} moves happened meanwhile");
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_records_are_listed() {
+    let server = Server::with(&["--appendonly", "yes"]).await;
+    let store = server.store().await;
+    for kind in [Kind::Instance, Kind::Readings] {
+        for start in (0..100_000).step_by(1_000) {
+            let mut transaction = Transaction::new();
+            for number in start..start + 1_000 {
+                let key = Key::new(kind, format!("i-{number:06}"));
+                transaction = transaction.put(key, Expect::Absent, &number).unwrap();
+            }
+            store.commit(transaction).await.unwrap();
+        }
+        let list = store.list(kind).await.unwrap();
+        assert_eq!(list.len(), 100_000);
+        assert!(list.is_sorted_by_key(|record| record.key.clone()));
+    }
+}
+
 /// Leads to the server through a relay that can be cut.
 struct Relay {
     socket: PathBuf,
