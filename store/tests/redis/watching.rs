@@ -145,7 +145,7 @@ async fn a_long_list_is_of_one_moment_while_others_write() {
         let mut moved = 0_usize;
         while stopped.try_recv().is_err() {
             let number = moved * 7 % PAIRS;
-            let (from, to) = if moved / PAIRS % 2 == 0 {
+            let (from, to) = if (moved / PAIRS).is_multiple_of(2) {
                 ("a", "b")
             } else {
                 ("b", "a")
