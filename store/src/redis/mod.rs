@@ -8,7 +8,8 @@
 //! result, or a named error                            watchers of every client, by number
 //! ```
 //! Each operation is one script, so it is atomic; scripts are named by hash and sent along when
-//! the server has forgotten them. Reads go to the server too: nothing is cached.
+//! the server has forgotten them. Reads go to the server too: nothing is cached. The limit of
+//! 500 ms is an option.
 //!
 //! # Ownership
 //! The server owns the state and the clock of leases. A client owns one connection (`keeper`),

@@ -67,7 +67,7 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// Prefix `foreshadow`, no user, operations of at most 500 ms, a server that must be durable.
+    /// Prefix `foreshadow`, no user, requests of at most 500 ms, a server that must be durable.
     pub fn new(opening: Opening) -> Self {
         Self {
             opening,
@@ -99,7 +99,8 @@ impl RedisOptions {
         self
     }
 
-    /// How long an operation, or one attempt to connect, may take: from 1 ms to 500 ms.
+    /// How long a request, or one attempt to connect, may take: 500 ms unless said otherwise, at
+    /// most 30 s. A leader that waits longer than its lease has lost it when the answer comes.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -155,11 +156,11 @@ impl RedisOptions {
                 ),
             );
         }
-        let limit = Duration::from_millis(500);
+        let limit = Duration::from_secs(30);
         if self.timeout < Duration::from_millis(1) || self.timeout > limit {
             return refuse(
                 "the store's timeout",
-                format!("{:?} is not from 1 ms to 500 ms", self.timeout),
+                format!("{:?} is not from 1 ms to 30 s", self.timeout),
             );
         }
         if self.keepalive.is_zero() || self.longest_pause.is_zero() {
@@ -191,7 +192,7 @@ mod tests {
             options().prefix("a}b"),
             options().prefix("a*"),
             options().timeout(Duration::ZERO),
-            options().timeout(Duration::from_secs(1)),
+            options().timeout(Duration::from_secs(31)),
             options().keepalive(Duration::ZERO),
         ] {
             assert!(

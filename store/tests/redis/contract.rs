@@ -99,7 +99,7 @@ async fn a_leader_that_was_replaced_by_another_client_writes_nothing() {
         .await
         .unwrap()
         .unwrap();
-    let newer = crate::server::eventually("the lease ends", || async {
+    let newer = crate::server::eventually("the lease ends", async || {
         two.acquire(&name, &holder("two"), Duration::from_mins(1))
             .await
             .unwrap()

@@ -46,22 +46,19 @@ async fn after_a_fail_over_the_store_goes_on_at_the_new_master_with_new_leases()
         .await
         .unwrap();
     let head: String = master.command(&["GET", "{t}:head"]).await;
-    eventually("the replica has it", || async {
+    eventually("the replica has it", async || {
         let there: Option<String> = replica.command(&["GET", "{t}:head"]).await;
         (there.as_ref() == Some(&head)).then_some(())
     })
     .await;
-    eventually("the sentinel knows the replica", || async {
+    eventually("the sentinel knows the replica", async || {
         let known: redis::Value = sentinel.command(&["SENTINEL", "replicas", "m"]).await;
         matches!(known, redis::Value::Array(list) if !list.is_empty()).then_some(())
     })
     .await;
 
     master.kill();
-    let record = eventually("the replica leads", || async {
-        store.get(&key()).await.ok()
-    })
-    .await;
+    let record = eventually("the replica leads", async || store.get(&key()).await.ok()).await;
     assert_eq!(record.unwrap().generation, Generation(1));
     let stale = store.commit(put(Expect::Any, 2).fenced(&lease)).await;
     assert!(matches!(stale, Err(StoreError::Fenced { .. })), "{stale:?}");

@@ -11,7 +11,7 @@ use foreshadow_store::{
 };
 use tokio::sync::watch;
 
-use crate::server::{Server, copy, eventually, options, soon};
+use crate::server::{LIMIT, Server, copy, eventually, options, soon};
 use crate::{key, put};
 
 fn log() -> LogName {
@@ -39,7 +39,8 @@ async fn commit_until_it_fails(store: Arc<RedisStore>, acknowledged: watch::Send
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_in_the_middle_of_commits_loses_nothing_that_was_acknowledged() {
     let mut server = Server::durable().await;
-    let store = Arc::new(server.store().await);
+    // Short, because a commit that finds the server gone waits for it to come back.
+    let store = Arc::new(server.open(options().timeout(LIMIT)).await.unwrap());
     let mut before = 0_u32;
     for _ in 0..3 {
         let (sender, mut count) = watch::channel(0);
@@ -51,7 +52,7 @@ async fn kill_9_in_the_middle_of_commits_loses_nothing_that_was_acknowledged() {
         soon("a commit fails", writer).await.unwrap();
         server.start().await;
 
-        let entries = eventually("the client comes back by itself", || async {
+        let entries = eventually("the client comes back by itself", async || {
             store
                 .read_log(&log(), u64::from(before) + 1, 1_000_000)
                 .await
@@ -67,9 +68,9 @@ async fn kill_9_in_the_middle_of_commits_loses_nothing_that_was_acknowledged() {
         for (entry, wanted) in entries.iter().zip(1_u32..) {
             assert_eq!(entry.value, wanted.to_string().as_bytes());
         }
-        let record = store.get(&key()).await.unwrap().unwrap();
+        let record = eventually("a read", async || store.get(&key()).await.ok()).await;
         assert_eq!(
-            record.parse::<u32>().unwrap().value,
+            record.unwrap().parse::<u32>().unwrap().value,
             found,
             "the record and the log are of one transaction"
         );
@@ -88,7 +89,7 @@ async fn a_server_that_was_restarted_voids_every_lease_and_epochs_go_on_above() 
         .unwrap();
     server.kill();
     server.start().await;
-    let refused = eventually("the client comes back", || async {
+    let refused = eventually("the client comes back", async || {
         match store.commit(put(Expect::Any, 2).fenced(&first)).await {
             Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => None,
             answer => Some(answer),
@@ -236,7 +237,7 @@ async fn going_back_to_an_older_file_is_noticed_by_who_saw_the_newer_state() {
         }
     })
     .await;
-    let rewound = eventually("the client notices", || async {
+    let rewound = eventually("the client notices", async || {
         match store.get(&key()).await {
             Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => None,
             answer => Some(answer),
@@ -291,7 +292,7 @@ async fn restarts_without_loss_are_no_rewind() {
     for value in 0..3 {
         server.kill();
         server.start().await;
-        eventually("the client comes back", || async {
+        eventually("the client comes back", async || {
             store.commit(put(Expect::Any, value)).await.ok()
         })
         .await;

@@ -8,7 +8,7 @@ use foreshadow_store::{
 };
 
 use crate::contract::Fresh;
-use crate::server::{Server, eventually, free_port, options};
+use crate::server::{LIMIT, Server, eventually, free_port, options};
 use crate::{key, put};
 
 /// The rights that `docs/decisions/0008-redis.md` names.
@@ -175,7 +175,7 @@ async fn a_replica_is_refused_and_one_that_becomes_a_replica_is_left() {
         "{refused:?}"
     );
     let _: String = server.command(&["REPLICAOF", "NO", "ONE"]).await;
-    eventually("it is the master again", || async {
+    eventually("it is the master again", async || {
         store.commit(put(Expect::Any, 2)).await.ok()
     })
     .await;
@@ -184,22 +184,21 @@ async fn a_replica_is_refused_and_one_that_becomes_a_replica_is_left() {
 #[tokio::test]
 async fn a_server_that_hangs_answers_in_time_with_a_named_error() {
     let server = Server::durable().await;
-    let store = server.store().await;
+    let store = server.open(options().timeout(LIMIT)).await.unwrap();
     store.commit(put(Expect::Any, 1)).await.unwrap();
     server.hang();
-    let limit = Duration::from_millis(500);
     // Room for a busy machine; the operation itself is told its limit.
     let slack = Duration::from_secs(2);
     let start = Instant::now();
     let first = store.commit(put(Expect::Any, 2)).await;
-    assert!(start.elapsed() < limit + slack, "{:?}", start.elapsed());
+    assert!(start.elapsed() < LIMIT + slack, "{:?}", start.elapsed());
     assert!(
         matches!(first, Err(StoreError::TimedOut { limit_ms: 500, .. })),
         "{first:?}"
     );
     let start = Instant::now();
-    let opened = server.open(options()).await.err();
-    assert!(start.elapsed() < limit + slack, "{:?}", start.elapsed());
+    let opened = server.open(options().timeout(LIMIT)).await.err();
+    assert!(start.elapsed() < LIMIT + slack, "{:?}", start.elapsed());
     assert!(
         matches!(opened, Some(StoreError::TimedOut { .. })),
         "{opened:?}"
@@ -213,7 +212,7 @@ async fn a_server_that_hangs_answers_in_time_with_a_named_error() {
         "{next:?}"
     );
     server.go_on();
-    eventually("it answers again", || async {
+    eventually("it answers again", async || {
         store.commit(put(Expect::Any, 3)).await.ok()
     })
     .await;
@@ -222,14 +221,14 @@ async fn a_server_that_hangs_answers_in_time_with_a_named_error() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_unavailable() {
     let mut server = Server::durable().await;
-    let store = server.store().await;
+    let store = server.open(options().timeout(LIMIT)).await.unwrap();
     server.kill();
     let gone = store.get(&key()).await;
     assert!(
         matches!(gone, Err(StoreError::Unavailable { .. })),
         "{gone:?}"
     );
-    let gone = server.open(options()).await.err();
+    let gone = server.open(options().timeout(LIMIT)).await.err();
     assert!(
         matches!(gone, Some(StoreError::Unavailable { .. })),
         "{gone:?}"
@@ -272,7 +271,7 @@ async fn in_a_cluster_the_store_is_on_one_node_and_others_say_which() {
             &(port + 10_000).to_string(),
         ])
         .await;
-    let moved = eventually("the nodes know each other", || async {
+    let moved = eventually("the nodes know each other", async || {
         match other.open(options()).await.err() {
             Some(StoreError::Moved { reason, .. }) if reason.contains("MOVED") => Some(reason),
             _ => None,

@@ -1,10 +1,10 @@
 //! A real `redis-server`: own folder, own socket, killed with its owner.
 
-use std::future::Future;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use foreshadow_store::{Address, Opening, RedisOptions, RedisStore, StoreError};
@@ -17,11 +17,11 @@ use tokio::net::UnixStream;
 /// How long anything may take that must happen. Machines that run tests are busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The time limit of a store that is not told otherwise.
+pub(crate) const LIMIT: Duration = Duration::from_millis(500);
+
 /// Waits until `probe` gives something.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    probe: impl Fn() -> F,
-) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
         if let Some(found) = probe().await {
@@ -39,10 +39,17 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
-/// A port from here on that was free a moment ago. Below 30 000, so that it is not taken by an
-/// outgoing connection, and room is left for the port of a cluster's bus.
+/// A port of the thousand from here on that was free a moment ago. Below 30 000, so that no outgoing
+/// connection takes it, and room is left for the port of a cluster's bus. No two calls give the
+/// same, and other processes begin elsewhere.
 pub(crate) fn free_port(from: u16) -> u16 {
-    (from..from + 1_000)
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    (0..1_000)
+        .map(|_| {
+            let call = CALLS.fetch_add(1, Ordering::Relaxed);
+            let offset = (std::process::id().wrapping_mul(37) + call) % 1_000;
+            from + u16::try_from(offset).unwrap()
+        })
         .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
         .expect("a free port")
 }
@@ -88,24 +95,29 @@ impl Server {
 
     /// Starts it (again), and waits until it has loaded its file.
     pub(crate) async fn start(&mut self) {
+        let socket = self.socket();
         let spawned = Command::new("redis-server")
             .args(&self.args)
             .arg("--unixsocket")
-            .arg(self.socket())
+            .arg(&socket)
             .arg("--dir")
             .arg(self.folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.child = Some(match spawned {
+        let child = match spawned {
             Ok(child) => child,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 panic!("redis-server is not installed: run deploy/setup, which says how")
             }
             Err(error) => panic!("redis-server does not start: {error}"),
-        });
-        let socket = self.socket();
-        eventually("redis-server answers", || async {
+        };
+        // Owned before anything can fail, so that it never outlives the test.
+        let child = self.child.insert(child);
+        eventually("redis-server answers", async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("redis-server {:?} ended: {status}", &self.args);
+            }
             let answer: Result<String, _> = command(&socket, &["PING"]).await;
             match answer {
                 Ok(_) => Some(()),
@@ -172,10 +184,12 @@ impl Drop for Server {
     }
 }
 
-/// Options of most tests: made where it is absent, and quick to come back.
+/// Options of most tests: made where it is absent, quick to come back, and patient, since many
+/// tests share the machine. A test of the time limit sets [`LIMIT`].
 pub(crate) fn options() -> RedisOptions {
     RedisOptions::new(Opening::CreateIfAbsent)
         .prefix("t")
+        .timeout(Duration::from_secs(20))
         .keepalive(Duration::from_millis(100))
         .longest_pause(Duration::from_millis(50))
 }

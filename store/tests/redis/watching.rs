@@ -11,7 +11,7 @@ use foreshadow_store::{
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
-use crate::server::{Server, eventually, options, soon};
+use crate::server::{LIMIT, Server, eventually, options, soon};
 use crate::{key, put};
 
 async fn next(watch: &mut Watch) -> Change {
@@ -55,7 +55,7 @@ async fn after_a_restart_a_watch_says_that_it_missed_something_and_goes_on() {
     server.kill();
     server.start().await;
     assert_eq!(next(&mut watch).await, Change::Missed);
-    eventually("the writer comes back", || async {
+    eventually("the writer comes back", async || {
         writer.commit(put(Expect::Any, 2)).await.ok()
     })
     .await;
@@ -104,19 +104,16 @@ async fn a_watcher_that_does_not_read_is_told_that_it_lagged_and_memory_stays_bo
 #[tokio::test]
 async fn a_server_that_hangs_is_noticed_by_a_client_that_only_watches() {
     let server = Server::durable().await;
-    let store = server.store().await;
+    let store = server.open(options().timeout(LIMIT)).await.unwrap();
     let mut watch = store.watch(Kind::Migration);
-    let clients = || async {
+    let clients = async || {
         let list: String = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
         list.lines().next().map(str::to_owned)
     };
     let before = clients().await.expect("the store listens");
     server.hang();
     // The keepalive gives up, and later attempts find the server well again.
-    let gone = eventually("an operation fails", || async {
-        store.get(&key()).await.err()
-    })
-    .await;
+    let gone = eventually("an operation fails", async || store.get(&key()).await.err()).await;
     assert!(matches!(gone, StoreError::TimedOut { .. }), "{gone:?}");
     server.go_on();
     assert_eq!(next(&mut watch).await, Change::Missed);
@@ -233,7 +230,7 @@ async fn any_stream_will_do_and_a_cut_one_is_replaced() {
     let mut watch = store.watch(Kind::Migration);
     for round in 1..=5_usize {
         let number = u32::try_from(round).unwrap();
-        eventually("a commit", || async {
+        eventually("a commit", async || {
             store.commit(put(Expect::Any, number)).await.ok()
         })
         .await;
@@ -251,7 +248,7 @@ async fn a_dropped_store_closes_its_connection() {
     let mut watch = store.watch(Kind::Host);
     drop(store);
     assert_eq!(soon("the end", watch.next()).await, None);
-    eventually("nobody listens", || async {
+    eventually("nobody listens", async || {
         let list: String = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
         list.is_empty().then_some(())
     })
