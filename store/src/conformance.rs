@@ -1,20 +1,23 @@
 //! The one suite that every backend must pass. A backend's test calls [`run`] with a function
-//! that makes an empty store on the given clock.
+//! that makes an empty store on the given clock, or [`run_on`] if the time of its leases comes
+//! from elsewhere.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     reason = "this module is a test suite; it is public so that every backend can run it"
 )]
 
+mod leases;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Epoch, HolderId, Timestamp};
+use domain::{HolderId, Timestamp};
 
 use crate::clock::{Clock, ManualClock};
 use crate::error::StoreError;
-use crate::key::{Key, Kind, LeaseName, LogName};
+use crate::key::{Key, Kind, LogName};
 use crate::record::{Expect, Generation, Transaction};
 use crate::watch::Change;
 use crate::{SharedStore, Store};
@@ -27,24 +30,71 @@ fn holder(name: &str) -> HolderId {
     HolderId::new(name).unwrap()
 }
 
-/// Runs the whole suite.
+/// What the suite needs of a backend.
+#[async_trait::async_trait]
+pub trait Backend: Sync {
+    /// An empty store.
+    async fn fresh(&self) -> SharedStore;
+
+    /// Lets this much time pass for the leases of this store, without waiting for it.
+    async fn let_pass(&self, store: &SharedStore, time: Duration);
+}
+
+/// A backend on a clock that is moved by hand.
+struct Clocked<'a, F> {
+    clock: Arc<ManualClock>,
+    make: &'a F,
+}
+
+#[async_trait::async_trait]
+impl<F, R> Backend for Clocked<'_, F>
+where
+    F: Fn(Arc<dyn Clock>) -> R + Sync,
+    R: Future<Output = SharedStore> + Send,
+{
+    async fn fresh(&self) -> SharedStore {
+        (self.make)(Arc::clone(&self.clock) as Arc<dyn Clock>).await
+    }
+
+    async fn let_pass(&self, _store: &SharedStore, time: Duration) {
+        self.clock.advance(u64::try_from(time.as_millis()).unwrap());
+    }
+}
+
+/// Runs the whole suite on a backend that takes its time from a [`Clock`].
 ///
 /// # Panics
 /// When the backend breaks a guarantee of [`Store`].
 pub async fn run<F, R>(make: &F)
 where
-    F: Fn(Arc<dyn Clock>) -> R,
-    R: Future<Output = SharedStore>,
+    F: Fn(Arc<dyn Clock>) -> R + Sync,
+    R: Future<Output = SharedStore> + Send,
 {
     let clock = Arc::new(ManualClock::at(Timestamp(1_000)));
-    let fresh = || make(Arc::clone(&clock) as Arc<dyn Clock>);
-    writes_expect_what_they_replace(&*fresh().await).await;
-    a_transaction_is_all_or_nothing(&*fresh().await).await;
-    lists_hold_one_kind_in_order(&*fresh().await).await;
-    logs_only_grow(&*fresh().await).await;
-    watchers_see_every_change_in_order(&*fresh().await).await;
-    leases_fence(&*fresh().await, &clock).await;
-    only_one_of_many_writers_wins(fresh().await).await;
+    run_on(&Clocked { clock, make }).await;
+}
+
+/// Runs the whole suite.
+///
+/// # Panics
+/// When the backend breaks a guarantee of [`Store`].
+pub async fn run_on(backend: &dyn Backend) {
+    writes_expect_what_they_replace(&*backend.fresh().await).await;
+    a_transaction_is_all_or_nothing(&*backend.fresh().await).await;
+    expectations_are_of_the_state_before_the_transaction(&*backend.fresh().await).await;
+    lists_hold_one_kind_in_order(&*backend.fresh().await).await;
+    any_name_and_any_value_comes_back_as_it_was(&*backend.fresh().await).await;
+    logs_only_grow(&*backend.fresh().await).await;
+    a_log_is_read_in_pages(&*backend.fresh().await).await;
+    watchers_see_every_change_in_order(&*backend.fresh().await).await;
+    watchers_see_nothing_of_a_refused_transaction(&*backend.fresh().await).await;
+    leases::leases_fence(backend).await;
+    leases::a_lease_of_no_time_is_refused(&*backend.fresh().await).await;
+    leases::epochs_outlive_holders(backend).await;
+    leases::a_fence_without_a_lease_is_refused(&*backend.fresh().await).await;
+    only_one_of_many_writers_wins(backend.fresh().await).await;
+    leases::only_one_of_many_candidates_leads(backend.fresh().await).await;
+    counters_lose_no_increment(backend.fresh().await).await;
 }
 
 async fn writes_expect_what_they_replace(store: &dyn Store) {
@@ -107,6 +157,97 @@ async fn a_transaction_is_all_or_nothing(store: &dyn Store) {
     );
 }
 
+async fn expectations_are_of_the_state_before_the_transaction(store: &dyn Store) {
+    assert_eq!(
+        store.commit(Transaction::new()).await.unwrap(),
+        crate::Committed::default(),
+        "an empty transaction"
+    );
+    let twice = Transaction::new()
+        .put(key("a"), Expect::Absent, &1)
+        .unwrap()
+        .put(key("a"), Expect::Absent, &2)
+        .unwrap()
+        .delete(key("b"), Expect::Absent);
+    let done = store.commit(twice).await.unwrap();
+    assert_eq!(
+        done.generations,
+        [Some(Generation(1)), Some(Generation(1)), None]
+    );
+    let found = store.get(&key("a")).await.unwrap().unwrap();
+    assert_eq!(found.parse::<u8>().unwrap().value, 2, "the last one stays");
+
+    let wrong = Transaction::new()
+        .put(key("c"), Expect::Any, &1)
+        .unwrap()
+        .delete(key("a"), Expect::Generation(Generation(2)));
+    match store.commit(wrong).await {
+        Err(StoreError::Conflict {
+            key,
+            expected,
+            found,
+        }) => {
+            assert_eq!(
+                [key.as_str(), &expected, &found],
+                ["migration/a", "generation 2", "generation 1"]
+            );
+        }
+        other => panic!("expected a conflict that names the record, got {other:?}"),
+    }
+    let absent = Transaction::new().delete(key("x"), Expect::Generation(Generation(1)));
+    match store.commit(absent).await {
+        Err(StoreError::Conflict { found, .. }) => assert_eq!(found, "no record"),
+        other => panic!("expected a conflict, got {other:?}"),
+    }
+    let gone = Transaction::new().delete(key("a"), Expect::Generation(Generation(1)));
+    store.commit(gone).await.unwrap();
+    assert_eq!(store.list(Kind::Migration).await.unwrap(), []);
+    let anew = Transaction::new().put(key("a"), Expect::Any, &1).unwrap();
+    assert_eq!(
+        store.commit(anew).await.unwrap().generations,
+        [Some(Generation(1))]
+    );
+}
+
+async fn any_name_and_any_value_comes_back_as_it_was(store: &dyn Store) {
+    let names = [
+        "",
+        " ",
+        "a/b",
+        "a|b\n",
+        "{x}:y",
+        "%00\0",
+        "żółw-🐢",
+        "*?[a]",
+    ];
+    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    for (index, name) in names.iter().enumerate() {
+        let mut transaction = Transaction::new();
+        transaction.writes.push(crate::Write {
+            key: key(name),
+            expect: Expect::Absent,
+            value: Some(bytes[index..].to_vec()),
+        });
+        let log = LogName((*name).to_owned());
+        transaction.appends.push((log, bytes[..index].to_vec()));
+        store.commit(transaction).await.unwrap();
+    }
+    assert_eq!(
+        store.list(Kind::Migration).await.unwrap().len(),
+        names.len()
+    );
+    for (index, name) in names.iter().enumerate() {
+        let found = store.get(&key(name)).await.unwrap().unwrap();
+        assert!(found.value == bytes[index..], "value of {name:?}");
+        let entries = store
+            .read_log(&LogName((*name).to_owned()), 0, 10)
+            .await
+            .unwrap();
+        assert_eq!(entries.len(), 1, "log {name:?}");
+        assert_eq!(entries[0].value, bytes[..index]);
+    }
+}
+
 async fn lists_hold_one_kind_in_order(store: &dyn Store) {
     for id in ["b", "a"] {
         let other = Key::new(Kind::Host, id);
@@ -148,6 +289,58 @@ async fn logs_only_grow(store: &dyn Store) {
     assert_eq!(sequences(store.read_log(&other, 0, 10).await.unwrap()), [1]);
 }
 
+async fn a_log_is_read_in_pages(store: &dyn Store) {
+    let log = LogName("long".to_owned());
+    for start in [0_u32, 100, 200] {
+        let mut transaction = Transaction::new();
+        for number in start..start + 100 {
+            transaction = transaction.append(log.clone(), &number).unwrap();
+        }
+        store.commit(transaction).await.unwrap();
+    }
+    let mut from = 1;
+    let mut read = Vec::new();
+    loop {
+        let page = store.read_log(&log, from, 70).await.unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 70);
+        from = last.sequence + 1;
+        read.extend(page);
+    }
+    assert_eq!(read.len(), 300);
+    for (index, entry) in read.iter().enumerate() {
+        assert_eq!(entry.sequence, index as u64 + 1);
+        assert_eq!(entry.value, index.to_string().as_bytes());
+    }
+    assert_eq!(
+        store.read_log(&log, 299, usize::MAX).await.unwrap().len(),
+        2
+    );
+    assert_eq!(store.read_log(&log, u64::MAX, 5).await.unwrap(), []);
+    assert_eq!(store.read_log(&log, 0, 0).await.unwrap(), []);
+}
+
+async fn watchers_see_nothing_of_a_refused_transaction(store: &dyn Store) {
+    let mut watch = store.watch(Kind::Migration);
+    let refused = Transaction::new()
+        .put(key("a"), Expect::Any, &1)
+        .unwrap()
+        .put(key("b"), Expect::Generation(Generation(1)), &1)
+        .unwrap();
+    assert!(store.commit(refused).await.is_err());
+    let mut both = Transaction::new();
+    for id in ["c", "d"] {
+        both = both.put(key(id), Expect::Any, &1).unwrap();
+    }
+    store.commit(both).await.unwrap();
+    for wanted in ["c", "d"] {
+        match watch.next().await {
+            Some(Change::Put(record)) => assert_eq!(record.key, key(wanted)),
+            other => panic!("expected {wanted}, got {other:?}"),
+        }
+    }
+}
+
 async fn watchers_see_every_change_in_order(store: &dyn Store) {
     let mut watch = store.watch(Kind::Migration);
     let unrelated = Transaction::new()
@@ -175,73 +368,6 @@ async fn watchers_see_every_change_in_order(store: &dyn Store) {
     assert_eq!(watch.next().await, Some(Change::Deleted(key("w"))));
 }
 
-async fn leases_fence(store: &dyn Store, clock: &ManualClock) {
-    let name = LeaseName("migrator/default".to_owned());
-    let ttl = Duration::from_secs(10);
-    let first = store
-        .acquire(&name, &holder("one"), ttl)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(first.epoch, Epoch(1));
-    assert_eq!(
-        store.acquire(&name, &holder("two"), ttl).await.unwrap(),
-        None,
-        "still held"
-    );
-
-    clock.advance(9_000);
-    let first = store.renew(&first, ttl).await.unwrap();
-    clock.advance(9_000);
-    assert_eq!(
-        store.acquire(&name, &holder("two"), ttl).await.unwrap(),
-        None,
-        "was renewed"
-    );
-
-    clock.advance(2_000);
-    let second = store
-        .acquire(&name, &holder("two"), ttl)
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(
-        second.epoch > first.epoch,
-        "the epoch grows at each acquisition"
-    );
-    assert!(matches!(
-        store.renew(&first, ttl).await,
-        Err(StoreError::Fenced { .. })
-    ));
-
-    let write = |lease| {
-        Transaction::new()
-            .fenced(lease)
-            .put(key("f"), Expect::Any, &1)
-            .unwrap()
-    };
-    let stale = store.commit(write(&first)).await;
-    assert!(
-        matches!(stale, Err(StoreError::Fenced { .. })),
-        "a stale leader wrote: {stale:?}"
-    );
-    assert_eq!(store.get(&key("f")).await.unwrap(), None);
-    store.commit(write(&second)).await.unwrap();
-
-    store.release(&second).await.unwrap();
-    let third = store
-        .acquire(&name, &holder("one"), ttl)
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(third.epoch > second.epoch, "the epoch survives a release");
-    store.release(&second).await.unwrap();
-    assert!(
-        store.renew(&third, ttl).await.is_ok(),
-        "releasing an old lease frees nobody's"
-    );
-}
-
 async fn only_one_of_many_writers_wins(store: SharedStore) {
     let mut tasks = Vec::new();
     for number in 0..16_u32 {
@@ -258,4 +384,35 @@ async fn only_one_of_many_writers_wins(store: SharedStore) {
         winners += u32::from(task.await.unwrap());
     }
     assert_eq!(winners, 1);
+}
+
+/// Many writers raise one counter, each from the generation that it read.
+async fn counters_lose_no_increment(store: SharedStore) {
+    let put = Transaction::new().put(key("n"), Expect::Absent, &0_u32);
+    store.commit(put.unwrap()).await.unwrap();
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        let store = Arc::clone(&store);
+        tasks.push(tokio::spawn(async move {
+            let mut done = 0;
+            while done < 10 {
+                let read = store.get(&key("n")).await.unwrap().unwrap();
+                let read = read.parse::<u32>().unwrap();
+                let next = Transaction::new()
+                    .put(
+                        key("n"),
+                        Expect::Generation(read.generation),
+                        &(read.value + 1),
+                    )
+                    .unwrap();
+                done += u32::from(store.commit(next).await.is_ok());
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let end = store.get(&key("n")).await.unwrap().unwrap();
+    assert_eq!(end.parse::<u32>().unwrap().value, 40);
+    assert_eq!(end.generation, Generation(41));
 }

@@ -345,7 +345,7 @@ impl Store for EmbeddedStore {
             let _one_at_a_time = shared.lock();
             let state = shared.lease(&name)?;
             let now = shared.clock.now();
-            let acquired = table::acquire(&name, state.as_ref(), &holder, now, ttl);
+            let acquired = table::acquire(&name, state.as_ref(), &holder, now, ttl)?;
             if let Some(lease) = &acquired {
                 shared.set_lease(&name, &table::held(lease))?;
             }

@@ -13,7 +13,7 @@
 //!
 //! # Backends
 //! [`MemoryStore`] for tests and simulation; [`EmbeddedStore`] (one `redb` file, exclusively
-//! locked) as the default. All pass the one suite in [`conformance`].
+//! locked) as the default; [`RedisStore`] for services that share state. All pass the one suite in [`conformance`].
 
 mod clock;
 pub mod conformance;
@@ -22,6 +22,7 @@ mod error;
 mod key;
 mod memory;
 mod record;
+mod redis;
 mod table;
 mod watch;
 
@@ -34,6 +35,10 @@ pub use key::{Durability, Key, Kind, LeaseName, LogName};
 pub use memory::MemoryStore;
 pub use record::{
     Committed, Expect, Fence, Generation, Lease, LogEntry, Record, Transaction, Typed, Write,
+};
+pub use redis::{
+    Address, Connector, NetConnector, Opening, Persistence, RedisOptions, RedisStore, Secret,
+    SentinelConnector, Stream, Tls, Witness,
 };
 pub use watch::{Change, Watch};
 
@@ -65,6 +70,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes a lease that is free or expired (or already this holder's) for `ttl`. `None` while
     /// another holds it. Every acquisition raises the epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a `ttl` under one millisecond.
     async fn acquire(
         &self,
         lease: &LeaseName,
@@ -75,7 +83,8 @@ pub trait Store: Send + Sync + 'static {
     /// Extends a lease that is still held.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when it has been taken by somebody else, or given back.
+    /// [`StoreError::Fenced`] when it has been taken by somebody else, or given back;
+    /// [`StoreError::Invalid`] for a `ttl` under one millisecond.
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Lease, StoreError>;
 
     /// Gives a lease back; without effect if it is no longer held.

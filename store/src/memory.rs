@@ -125,7 +125,7 @@ impl Store for MemoryStore {
     ) -> Result<Option<Lease>, StoreError> {
         let mut inner = self.lock();
         let now = self.clock.now();
-        let acquired = table::acquire(lease, inner.leases.get(lease), holder, now, ttl);
+        let acquired = table::acquire(lease, inner.leases.get(lease), holder, now, ttl)?;
         if let Some(lease) = &acquired {
             inner.leases.insert(lease.name.clone(), table::held(lease));
         }

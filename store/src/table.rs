@@ -1,5 +1,5 @@
-//! The rules of transactions and leases, on plain maps. Both backends decide with this code; they
-//! differ only in where the result is kept.
+//! The rules of transactions and leases, on plain maps. The memory and the embedded
+//! backend decide with this code; Redis does with Lua that must say the same.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -75,22 +75,38 @@ pub(crate) fn apply_write(
         (Expect::Generation(wanted), Some(found)) => wanted == found,
     };
     if !holds {
-        return Err(StoreError::Conflict {
-            key: write.key.to_string(),
-            expected: match write.expect {
-                Expect::Any => "anything".to_owned(),
-                Expect::Absent => "no record".to_owned(),
-                Expect::Generation(wanted) => format!("generation {}", wanted.0),
-            },
-            found: found.map_or("no record".to_owned(), |found| {
-                format!("generation {}", found.0)
-            }),
-        });
+        return Err(conflict(write, found));
     }
     Ok(write.value.as_ref().map(|value| Stored {
         generation: Generation(found.map_or(0, |found| found.0) + 1),
         value: value.clone(),
     }))
+}
+
+/// Says that a record is not what a write expects.
+pub(crate) fn conflict(write: &Write, found: Option<Generation>) -> StoreError {
+    StoreError::Conflict {
+        key: write.key.to_string(),
+        expected: match write.expect {
+            Expect::Any => "anything".to_owned(),
+            Expect::Absent => "no record".to_owned(),
+            Expect::Generation(wanted) => format!("generation {}", wanted.0),
+        },
+        found: found.map_or("no record".to_owned(), |found| {
+            format!("generation {}", found.0)
+        }),
+    }
+}
+
+/// Whole milliseconds of a lease's time to live; at least one.
+pub(crate) fn time_to_live(ttl: Duration) -> Result<u64, StoreError> {
+    match u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) {
+        0 => Err(StoreError::Invalid {
+            what: "a lease's time to live",
+            reason: format!("{ttl:?} is less than 1 ms"),
+        }),
+        millis => Ok(millis),
+    }
 }
 
 /// Refuses a fence below the lease's epoch.
@@ -114,20 +130,21 @@ pub(crate) fn acquire(
     holder: &HolderId,
     now: Timestamp,
     ttl: Duration,
-) -> Option<Lease> {
+) -> Result<Option<Lease>, StoreError> {
+    let ttl = time_to_live(ttl)?;
     if let Some(state) = state {
         let taken = state.holder.as_ref().is_some_and(|other| other != holder);
         if taken && now < state.expires_at {
-            return None;
+            return Ok(None);
         }
     }
     let epoch = Epoch(state.map_or(0, |state| state.epoch.0) + 1);
-    Some(Lease {
+    Ok(Some(Lease {
         name: name.clone(),
         holder: holder.clone(),
         epoch,
-        expires_at: end(now, ttl),
-    })
+        expires_at: now.plus(ttl),
+    }))
 }
 
 /// The lease after a renewal.
@@ -137,6 +154,7 @@ pub(crate) fn renew(
     now: Timestamp,
     ttl: Duration,
 ) -> Result<Lease, StoreError> {
+    let ttl = time_to_live(ttl)?;
     let fence = Fence {
         lease: lease.name.clone(),
         epoch: lease.epoch,
@@ -144,7 +162,7 @@ pub(crate) fn renew(
     check_fence(&fence, state)?;
     match state.and_then(|state| state.holder.as_ref()) {
         Some(holder) if *holder == lease.holder => Ok(Lease {
-            expires_at: end(now, ttl),
+            expires_at: now.plus(ttl),
             ..lease.clone()
         }),
         Some(_) | None => Err(StoreError::Fenced {
@@ -173,8 +191,4 @@ pub(crate) fn released(lease: &Lease, state: Option<&LeaseState>) -> Option<Leas
         holder: None,
         expires_at: Timestamp(0),
     })
-}
-
-fn end(now: Timestamp, ttl: Duration) -> Timestamp {
-    now.plus(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }

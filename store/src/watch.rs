@@ -1,5 +1,7 @@
 //! Telling watchers about changes.
 
+use std::sync::{Mutex, PoisonError};
+
 use tokio::sync::broadcast;
 
 use crate::key::{Key, Kind};
@@ -15,7 +17,7 @@ pub enum Change {
     Put(Record),
     /// It was deleted.
     Deleted(Key),
-    /// The watcher was too slow and missed changes: list anew.
+    /// The watcher was too slow, or the store was away, and changes were missed: list anew.
     Missed,
 }
 
@@ -39,6 +41,20 @@ impl Watch {
         }
     }
 
+    /// What has arrived and was not yet taken; `None` when something was missed.
+    fn waiting(&mut self) -> Option<Vec<Change>> {
+        let mut changes = Vec::new();
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Change::Missed) | Err(broadcast::error::TryRecvError::Lagged(_)) => return None,
+                Ok(change) => changes.push(change),
+                Err(
+                    broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed,
+                ) => return Some(changes),
+            }
+        }
+    }
+
     fn concerns(&self, change: &Change) -> bool {
         match change {
             Change::Put(record) => record.key.kind == self.kind,
@@ -52,6 +68,8 @@ impl Watch {
 #[derive(Debug)]
 pub(crate) struct Watchers {
     senders: Vec<broadcast::Sender<Change>>,
+    /// Held while the changes of one transaction are told, and while they are drained.
+    whole: Mutex<()>,
 }
 
 impl Watchers {
@@ -61,7 +79,22 @@ impl Watchers {
                 .iter()
                 .map(|_| broadcast::channel(CAPACITY).0)
                 .collect(),
+            whole: Mutex::new(()),
         }
+    }
+
+    /// Tells the changes of one transaction, which a [`Watchers::drain`] sees all or none of.
+    pub(crate) fn tell_all(&self, changes: Vec<Change>) {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            self.tell(change);
+        }
+    }
+
+    /// Whole transactions that arrived at a watch; `None` when something was missed.
+    pub(crate) fn drain(&self, watch: &mut Watch) -> Option<Vec<Change>> {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.waiting()
     }
 
     fn sender(&self, kind: Kind) -> Option<&broadcast::Sender<Change>> {
@@ -76,6 +109,13 @@ impl Watchers {
             None => broadcast::channel(1).1,
         };
         Watch { kind, receiver }
+    }
+
+    /// Tells the watchers of a kind that they missed something.
+    pub(crate) fn missed(&self, kind: Kind) {
+        if let Some(sender) = self.sender(kind) {
+            let _ = sender.send(Change::Missed);
+        }
     }
 
     pub(crate) fn tell(&self, change: Change) {
