@@ -38,7 +38,11 @@ pub enum Command {
     /// Move an instance to another host now.
     Move(MoveOptions),
     /// Undo a migration that is under way.
-    Abort(AbortOptions),
+    Abort(MigrationOptions),
+    /// Answer a parked migration: try again what failed.
+    Retry(MigrationOptions),
+    /// Answer a parked migration: undo everything.
+    Rollback(MigrationOptions),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).
@@ -191,9 +195,9 @@ pub struct MoveOptions {
     pub client: ClientOptions,
 }
 
-/// Options of `abort`.
+/// Options of `abort`, `retry` and `rollback`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct AbortOptions {
+pub struct MigrationOptions {
     /// The migration.
     pub migration: MigrationId,
     /// Where to ask.

@@ -10,7 +10,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::cli::{AbortOptions, ClientOptions, ExplainOptions, MoveOptions, Output};
+use crate::cli::{ClientOptions, ExplainOptions, MigrationOptions, MoveOptions, Output};
 use crate::error::Failure;
 use crate::http::{Begun, Order};
 use crate::status::{MigrationStatus, Status};
@@ -259,13 +259,16 @@ pub async fn order(options: MoveOptions) -> Result<ExitCode, Failure> {
     })
 }
 
-/// `foreshadow abort`.
+/// `foreshadow abort`, `retry` and `rollback`: tells the control plane one word about a migration.
 ///
 /// # Errors
-/// As [`get`]; the server's words when the migration does not run there.
-pub async fn abort(options: AbortOptions) -> Result<ExitCode, Failure> {
-    let path = format!("/api/migrations/{}/abort", options.migration);
-    let answer = post(options.client.server, &path, Bytes::new()).await?;
-    let words = String::from_utf8_lossy(&answer).into_owned();
-    print(options.client.output, &words, || words.clone())
+/// As [`get`]; the server's words when that is not possible now.
+pub async fn tell(options: MigrationOptions, word: &str) -> Result<ExitCode, Failure> {
+    let id = &options.migration;
+    let path = format!("/api/migrations/{id}/{word}");
+    post(options.client.server, &path, Bytes::new()).await?;
+    let told = serde_json::json!({"migration": id, "told": word});
+    print(options.client.output, &told, || {
+        format!("migration {id}: {word} is under way")
+    })
 }

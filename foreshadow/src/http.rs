@@ -10,7 +10,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use domain::{HostId, InstanceId, MigrationId};
-use migrator::{Migrator, OrderError, Settings};
+use migrator::{Answer, Migrator, OrderError, Settings};
 use serde::{Deserialize, Serialize};
 use store::{Clock, SharedStore};
 use tokio::net::TcpListener;
@@ -59,6 +59,8 @@ pub async fn serve(
         .route("/api/moves", post(order))
         .route("/api/migrations/{id}/log", get(get_log))
         .route("/api/migrations/{id}/abort", post(abort))
+        .route("/api/migrations/{id}/retry", post(retry))
+        .route("/api/migrations/{id}/rollback", post(roll_back))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api);
     tokio::spawn(async move {
@@ -130,7 +132,26 @@ async fn order(State(api): State<Api>, order: Result<Json<Order>, JsonRejection>
         Ok(order) => order,
         Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
     };
-    match api.migrator.order(order.instance, order.target).await {
+    begun(api.migrator.order(order.instance, order.target).await)
+}
+
+async fn retry(state: State<Api>, id: Path<String>) -> Response {
+    answer(state, id, Answer::Retry).await
+}
+
+async fn roll_back(state: State<Api>, id: Path<String>) -> Response {
+    answer(state, id, Answer::RollBack).await
+}
+
+async fn answer(State(api): State<Api>, Path(id): Path<String>, answer: Answer) -> Response {
+    match MigrationId::new(id) {
+        Ok(id) => begun(api.migrator.answer(id, answer).await),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}
+
+fn begun(result: Result<MigrationId, OrderError>) -> Response {
+    match result {
         Ok(migration) => (StatusCode::ACCEPTED, Json(Begun { migration })).into_response(),
         Err(error @ OrderError::Refused(_)) => {
             (StatusCode::CONFLICT, error.to_string()).into_response()

@@ -39,7 +39,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Plan(options) => block_on(client::plan(options)),
         Command::Explain(options) => block_on(client::explain(options)),
         Command::Move(options) => block_on(client::order(options)),
-        Command::Abort(options) => block_on(client::abort(options)),
+        Command::Abort(options) => block_on(client::tell(options, "abort")),
+        Command::Retry(options) => block_on(client::tell(options, "retry")),
+        Command::Rollback(options) => block_on(client::tell(options, "rollback")),
         Command::Schema => {
             print!("{}", config::schema()?);
             Ok(ExitCode::SUCCESS)

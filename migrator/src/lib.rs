@@ -11,11 +11,14 @@
 pub mod detect;
 pub mod driver;
 pub mod judge;
+mod orders;
 pub mod plan;
 pub mod saga;
+mod sampler;
 pub mod service;
 pub mod settings;
 pub mod world;
 
-pub use service::{Migrator, MigratorError, OrderError};
+pub use orders::{Answer, OrderError};
+pub use service::{Migrator, MigratorError};
 pub use settings::{JudgeSettings, Settings};

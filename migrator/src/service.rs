@@ -6,28 +6,30 @@
 //!   ▲                                                          └─ a move: plan + migration ─▶ saga
 //!   └─ renewed; lost: everything stops, the next leader goes on from the records
 //! ```
-//! Readings are taken from the driver every sample period and published for the forecaster.
+//! Readings are taken beside that, whoever leads (`sampler`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::migration::What;
+use domain::migration::{Event, What};
 use domain::{
-    Decision, HolderId, HostId, IdError, Instance, InstanceId, Migration, MigrationId, Plan,
-    PlanId, Reading, Readings, Resource,
+    Decision, HolderId, HostId, IdError, InstanceId, Migration, MigrationId, Plan, PlanId, step,
 };
 use store::{
     Clock, Expect, Generation, Key, Kind, Lease, LeaseName, SharedStore, StoreError, Transaction,
+    Typed,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::detect::Memory;
 use crate::driver::Driver;
+use crate::orders::{Answer, Desk, Order, OrderError, Wish};
 use crate::plan;
 use crate::saga::{self, Context};
+use crate::sampler::{self, Sampler};
 use crate::settings::Settings;
 use crate::world::World;
 
@@ -47,25 +49,7 @@ pub struct Migrator {
     cancel: CancellationToken,
     tasks: TaskTracker,
     aborts: Arc<Aborts>,
-    orders: mpsc::Sender<Order>,
-}
-
-/// Somebody wants an instance moved.
-struct Order {
-    instance: InstanceId,
-    target: HostId,
-    reply: oneshot::Sender<Result<MigrationId, OrderError>>,
-}
-
-/// Why an ordered move is not made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OrderError {
-    /// What stands against it.
-    #[error("{0}")]
-    Refused(String),
-    /// Nobody can carry it out now: another migrator leads, or the store is away.
-    #[error("not leading: {0}")]
-    Unavailable(String),
+    orders: Desk,
 }
 
 /// Where reasons to abort are left, per migration.
@@ -123,8 +107,14 @@ impl Migrator {
             aborts: Arc::default(),
         };
         let tasks = shared.tasks.clone();
-        let (orders, taken) = mpsc::channel(ORDERS);
-        tasks.spawn(sample_loop(shared.clone(), sample));
+        let (orders, taken) = Desk::new();
+        let sampler = Sampler {
+            store: Arc::clone(&shared.store),
+            driver: Arc::clone(&shared.driver),
+            clock: Arc::clone(&shared.clock),
+            cancel: shared.cancel.clone(),
+        };
+        tasks.spawn(sampler::run(sampler, sample));
         tasks.spawn(lead_loop(shared.clone(), taken));
         Self {
             cancel: shared.cancel,
@@ -143,21 +133,19 @@ impl Migrator {
         instance: InstanceId,
         target: HostId,
     ) -> Result<MigrationId, OrderError> {
-        let away = |why: &str| OrderError::Unavailable(why.to_owned());
-        let (reply, answer) = oneshot::channel();
-        let order = Order {
-            instance,
-            target,
-            reply,
-        };
-        self.orders
-            .try_send(order)
-            .map_err(|_| away("too many orders wait"))?;
-        match tokio::time::timeout(ORDER_PATIENCE, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(away("leadership was lost")),
-            Err(_) => Err(away("another migrator leads, or none")),
-        }
+        self.orders.ask(Wish::Move(instance, target)).await
+    }
+
+    /// Answers the question of a parked migration.
+    ///
+    /// # Errors
+    /// [`OrderError`] when it is not parked, or the answer is not possible.
+    pub async fn answer(
+        &self,
+        migration: MigrationId,
+        answer: Answer,
+    ) -> Result<MigrationId, OrderError> {
+        self.orders.ask(Wish::Answer(migration, answer)).await
     }
 
     /// Asks for a migration to be undone. `false` when it is not running here.
@@ -177,9 +165,8 @@ fn lease_name() -> LeaseName {
     LeaseName("migrator/default".to_owned())
 }
 
-/// Orders that may wait, and for how long.
-const ORDERS: usize = 16;
-const ORDER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before a record is read again after the store failed.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Leads whenever the lease can be had.
 async fn lead_loop(shared: Shared, mut orders: mpsc::Receiver<Order>) {
@@ -261,26 +248,62 @@ fn spawn(
     generation: Generation,
     first: What,
 ) {
-    let context = Context {
-        store: Arc::clone(&shared.store),
-        driver: Arc::clone(&shared.driver),
-        clock: Arc::clone(&shared.clock),
-        lease: lease.clone(),
-        settings: shared.settings.clone(),
-    };
+    let context = context(shared, lease);
     let abort = shared.aborts.listen(&migration.id);
     let term = term.clone();
     shared.tasks.spawn(async move {
-        let id = migration.id.clone();
         tokio::select! {
             biased;
             () = term.cancelled() => {}
-            result = saga::run(&context, migration, generation, first, abort) => match result {
-                Ok(ended) => tracing::info!(migration = %id, phase = ended.phase.name(), "over"),
-                Err(error) => tracing::warn!(migration = %id, %error, "saga stopped"),
-            },
+            () = drive(&context, migration, generation, first, abort) => {}
         }
     });
+}
+
+/// Runs a saga to its end. When the store fails meanwhile, the record is read again and taken over
+/// anew, as after a crash: what was under way may or may not have happened.
+async fn drive(
+    context: &Context,
+    migration: Migration,
+    generation: Generation,
+    first: What,
+    abort: watch::Receiver<Option<String>>,
+) {
+    let id = migration.id.clone();
+    let mut next = Some((migration, generation, first));
+    loop {
+        if let Some((migration, generation, first)) = next.take() {
+            match saga::run(context, migration, generation, first, abort.clone()).await {
+                Ok(ended) => {
+                    tracing::info!(migration = %id, phase = ended.phase.name(), "over");
+                    return;
+                }
+                Err(error @ StoreError::Fenced { .. }) => {
+                    tracing::warn!(migration = %id, %error, "another leads: it goes on there");
+                    return;
+                }
+                Err(error) => tracing::warn!(migration = %id, %error, "the store failed"),
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+        match read(context, &id).await {
+            Ok(Some(found)) if found.value.phase.is_final() => return,
+            Ok(Some(found)) => {
+                let epoch = context.lease.epoch;
+                next = Some((found.value, found.generation, What::TakenOver { epoch }));
+            }
+            // A record that is gone or damaged is nothing to act on; neither is a store that is
+            // away. The lease ends if that lasts.
+            Ok(None) => tracing::error!(migration = %id, "the record is gone"),
+            Err(error) => tracing::warn!(migration = %id, %error, "the record cannot be read"),
+        }
+    }
+}
+
+async fn read(context: &Context, id: &MigrationId) -> Result<Option<Typed<Migration>>, StoreError> {
+    let key = Key::new(Kind::Migration, id.as_str());
+    let found = context.store.get(&key).await?;
+    found.map(|record| record.parse()).transpose()
 }
 
 /// One look at the world: decide, store the decision, begin what it says.
@@ -316,20 +339,70 @@ async fn obey(
     if order.reply.is_closed() {
         return Ok(());
     }
-    let world = World::read(&*shared.store, shared.clock.now()).await?;
-    let answer = match plan::requested(&world, &shared.settings, &order.instance, &order.target) {
-        Ok(decision) => {
-            let begun = begin(shared, lease, term, &world, &decision).await?;
-            begun
-                .first()
-                .cloned()
-                .ok_or_else(|| OrderError::Refused("nothing was begun".to_owned()))
+    let context = context(shared, lease);
+    let answer = match order.what {
+        Wish::Move(instance, target) => {
+            let world = World::read(&*shared.store, shared.clock.now()).await?;
+            match plan::requested(&world, &shared.settings, &instance, &target) {
+                Ok(decision) => {
+                    let begun = begin(shared, lease, term, &world, &decision).await?;
+                    let refused = || OrderError::Refused("nothing was begun".to_owned());
+                    begun.first().cloned().ok_or_else(refused)
+                }
+                Err(reason) => Err(OrderError::Refused(reason)),
+            }
         }
-        Err(reason) => Err(OrderError::Refused(reason)),
+        Wish::Answer(id, answer) => match answered(&context, &id, answer).await? {
+            Ok((record, generation, what)) => {
+                spawn(shared, lease, term, record, generation, what);
+                Ok(id)
+            }
+            Err(reason) => Err(OrderError::Refused(reason)),
+        },
     };
     // Whoever asked may be gone; the migration is in the store.
     let _ = order.reply.send(answer);
     Ok(())
+}
+
+/// A parked migration under the present leadership, and the event that answers it: in the epoch in
+/// which it was parked every effect would be refused as stale.
+async fn answered(
+    context: &Context,
+    id: &MigrationId,
+    answer: Answer,
+) -> Result<Result<(Migration, Generation, What), String>, MigratorError> {
+    let Some(found) = read(context, id).await? else {
+        return Ok(Err(format!("migration {id} is unknown")));
+    };
+    let what = match answer {
+        Answer::Retry => What::RetryParked,
+        Answer::RollBack => What::RollBackParked,
+    };
+    let at = context.clock.now();
+    let epoch = context.lease.epoch;
+    let taken_over = What::TakenOver { epoch };
+    let event = |what: &What| Event {
+        at,
+        what: what.clone(),
+    };
+    let possible =
+        step(&found.value, event(&taken_over)).and_then(|(record, _)| step(&record, event(&what)));
+    if let Err(illegal) = possible {
+        return Ok(Err(illegal.to_string()));
+    }
+    let noted = saga::note(context, found.value, found.generation, taken_over).await?;
+    Ok(Ok((noted.0, noted.1, what)))
+}
+
+fn context(shared: &Shared, lease: &Lease) -> Context {
+    Context {
+        store: Arc::clone(&shared.store),
+        driver: Arc::clone(&shared.driver),
+        clock: Arc::clone(&shared.clock),
+        lease: lease.clone(),
+        settings: shared.settings.clone(),
+    }
 }
 
 /// Stores a plan and begins its migrations.
@@ -371,13 +444,7 @@ async fn begin(
             lease.epoch,
             shared.clock.now(),
         );
-        let context = Context {
-            store: Arc::clone(&shared.store),
-            driver: Arc::clone(&shared.driver),
-            clock: Arc::clone(&shared.clock),
-            lease: lease.clone(),
-            settings: shared.settings.clone(),
-        };
+        let context = context(shared, lease);
         let generation = saga::create(&context, &migration).await?;
         begun.push(migration.id.clone());
         spawn(shared, lease, term, migration, generation, What::Start);
@@ -403,77 +470,4 @@ async fn worth_storing(
         }
         None => true,
     })
-}
-
-/// Takes readings of every running instance and publishes them.
-async fn sample_loop(shared: Shared, period: Duration) {
-    let mut rings: BTreeMap<InstanceId, Vec<Reading>> = BTreeMap::new();
-    let mut tick = tokio::time::interval(period);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = shared.cancel.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        if let Err(error) = sample(&shared, &mut rings).await {
-            tracing::warn!(%error, "readings were not published");
-        }
-    }
-}
-
-async fn sample(
-    shared: &Shared,
-    rings: &mut BTreeMap<InstanceId, Vec<Reading>>,
-) -> Result<(), MigratorError> {
-    let world = World::read(&*shared.store, shared.clock.now()).await?;
-    for instance in world.instances.values() {
-        let Some(reading) = reading(shared, &world, instance).await else {
-            continue;
-        };
-        let ring = rings.entry(instance.spec.id.clone()).or_default();
-        ring.push(reading);
-        if ring.len() > Readings::KEPT {
-            ring.remove(0);
-        }
-        let readings = Readings {
-            instance: instance.spec.id.clone(),
-            readings: ring.clone(),
-        };
-        let key = Key::new(Kind::Readings, instance.spec.id.as_str());
-        let put = Transaction::new().put(key, Expect::Any, &readings)?;
-        shared.store.commit(put).await?;
-    }
-    Ok(())
-}
-
-/// An instance's demand: what its replicas use together while it is under migration.
-async fn reading(shared: &Shared, world: &World, instance: &Instance) -> Option<Reading> {
-    let mut sum = read(shared, &instance.replica).await?;
-    let shadow = world
-        .migrations
-        .iter()
-        .find(|migration| migration.instance == instance.spec.id)
-        .and_then(|migration| migration.shadow.as_ref())
-        .filter(|shadow| **shadow != instance.replica);
-    if let Some(shadow) = shadow
-        && let Some(more) = read(shared, shadow).await
-    {
-        let cpu = sum.demand.get_mut(Resource::Cpu);
-        *cpu = match (*cpu, *more.demand.get(Resource::Cpu)) {
-            (Some(one), Some(other)) => Some(one + other),
-            (one, other) => one.or(other),
-        };
-    }
-    Some(sum)
-}
-
-async fn read(shared: &Shared, replica: &domain::Replica) -> Option<Reading> {
-    match shared.driver.reading(replica).await {
-        Ok(reading) => reading,
-        Err(error) => {
-            tracing::debug!(%error, tag = %replica.tag, "no reading");
-            None
-        }
-    }
 }

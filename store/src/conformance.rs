@@ -82,6 +82,7 @@ pub async fn run_on(backend: &dyn Backend) {
     writes_expect_what_they_replace(&*backend.fresh().await).await;
     a_transaction_is_all_or_nothing(&*backend.fresh().await).await;
     expectations_are_of_the_state_before_the_transaction(&*backend.fresh().await).await;
+    a_requirement_guards_and_changes_nothing(&*backend.fresh().await).await;
     lists_hold_one_kind_in_order(&*backend.fresh().await).await;
     any_name_and_any_value_comes_back_as_it_was(&*backend.fresh().await).await;
     logs_only_grow(&*backend.fresh().await).await;
@@ -246,6 +247,42 @@ async fn any_name_and_any_value_comes_back_as_it_was(store: &dyn Store) {
         assert_eq!(entries.len(), 1, "log {name:?}");
         assert_eq!(entries[0].value, bytes[..index]);
     }
+}
+
+/// A write may depend on a record, of its own kind or another, that it leaves as it is.
+async fn a_requirement_guards_and_changes_nothing(store: &dyn Store) {
+    let guard = Key::new(Kind::Routing, "guard");
+    let put = |value: u8| {
+        Transaction::new()
+            .put(guard.clone(), Expect::Any, &value)
+            .unwrap()
+    };
+    let guarded = |expect, value: u8| {
+        Transaction::new()
+            .requires(guard.clone(), expect)
+            .put(key("m"), Expect::Any, &value)
+            .unwrap()
+    };
+    let first = Expect::Generation(Generation(1));
+    let early = store.commit(guarded(first, 1)).await;
+    assert!(
+        matches!(early, Err(StoreError::Conflict { .. })),
+        "{early:?}"
+    );
+    store.commit(guarded(Expect::Absent, 2)).await.unwrap();
+    store.commit(put(1)).await.unwrap();
+    let done = store.commit(guarded(first, 3)).await.unwrap();
+    assert_eq!(done.generations, [Some(Generation(2))]);
+    store.commit(put(2)).await.unwrap();
+    let late = store.commit(guarded(first, 4)).await.unwrap_err();
+    assert!(late.to_string().contains("routing/guard"), "{late}");
+    let kept = store.get(&key("m")).await.unwrap().unwrap();
+    assert_eq!(kept.parse::<u8>().unwrap().value, 3);
+    let guard = store.get(&guard).await.unwrap().unwrap();
+    assert_eq!(
+        (guard.generation, guard.parse::<u8>().unwrap().value),
+        (Generation(2), 2)
+    );
 }
 
 async fn lists_hold_one_kind_in_order(store: &dyn Store) {

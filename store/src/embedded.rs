@@ -170,6 +170,9 @@ impl Shared {
 
     fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
         let mut table = self.lock();
+        for (key, expect) in &transaction.requires {
+            table::require(key, *expect, table.get(key))?;
+        }
         let mut results = Vec::with_capacity(transaction.writes.len());
         for write in &transaction.writes {
             results.push(table::apply_write(write, table.get(&write.key))?);

@@ -75,6 +75,9 @@ impl Store for MemoryStore {
         if let Some(fence) = &transaction.fence {
             table::check_fence(fence, inner.leases.get(&fence.lease))?;
         }
+        for (key, expect) in &transaction.requires {
+            table::require(key, *expect, inner.table.get(key))?;
+        }
         let mut results = Vec::with_capacity(transaction.writes.len());
         for write in &transaction.writes {
             results.push(table::apply_write(write, inner.table.get(&write.key))?);

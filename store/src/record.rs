@@ -85,6 +85,8 @@ pub struct Fence {
 pub struct Transaction {
     /// The leadership it is made under.
     pub fence: Option<Fence>,
+    /// What must be there besides what is written.
+    pub requires: Vec<(Key, Expect)>,
     /// Its writes.
     pub writes: Vec<Write>,
     /// Its log entries.
@@ -104,6 +106,14 @@ impl Transaction {
             lease: lease.name.clone(),
             epoch: lease.epoch,
         });
+        self
+    }
+
+    /// Makes it conditional on a record that it does not write: a write that is late, because its
+    /// caller has given up or gone on, then changes nothing.
+    #[must_use]
+    pub fn requires(mut self, key: Key, expect: Expect) -> Self {
+        self.requires.push((key, expect));
         self
     }
 

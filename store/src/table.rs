@@ -68,33 +68,44 @@ pub(crate) fn apply_write(
     write: &Write,
     current: Option<&Stored>,
 ) -> Result<Option<Stored>, StoreError> {
-    let found = current.map(|stored| stored.generation);
-    let holds = match (write.expect, found) {
-        (Expect::Any, _) | (Expect::Absent, None) => true,
-        (Expect::Absent, Some(_)) | (Expect::Generation(_), None) => false,
-        (Expect::Generation(wanted), Some(found)) => wanted == found,
-    };
-    if !holds {
-        return Err(conflict(write, found));
-    }
+    require(&write.key, write.expect, current)?;
+    let found = current.map_or(0, |stored| stored.generation.0);
     Ok(write.value.as_ref().map(|value| Stored {
-        generation: Generation(found.map_or(0, |found| found.0) + 1),
+        generation: Generation(found + 1),
         value: value.clone(),
     }))
 }
 
-/// Says that a record is not what a write expects.
-pub(crate) fn conflict(write: &Write, found: Option<Generation>) -> StoreError {
+/// Refuses a record that is not what is expected.
+pub(crate) fn require(
+    key: &Key,
+    expect: Expect,
+    current: Option<&Stored>,
+) -> Result<(), StoreError> {
+    let found = current.map(|stored| stored.generation);
+    let holds = match (expect, found) {
+        (Expect::Any, _) | (Expect::Absent, None) => true,
+        (Expect::Absent, Some(_)) | (Expect::Generation(_), None) => false,
+        (Expect::Generation(wanted), Some(found)) => wanted == found,
+    };
+    if holds {
+        Ok(())
+    } else {
+        Err(conflict(key, expect, found))
+    }
+}
+
+/// Says that a record is not what is expected.
+pub(crate) fn conflict(key: &Key, expect: Expect, found: Option<Generation>) -> StoreError {
+    let generation = |generation: Generation| format!("generation {}", generation.0);
     StoreError::Conflict {
-        key: write.key.to_string(),
-        expected: match write.expect {
+        key: key.to_string(),
+        expected: match expect {
             Expect::Any => "anything".to_owned(),
             Expect::Absent => "no record".to_owned(),
-            Expect::Generation(wanted) => format!("generation {}", wanted.0),
+            Expect::Generation(wanted) => generation(wanted),
         },
-        found: found.map_or("no record".to_owned(), |found| {
-            format!("generation {}", found.0)
-        }),
+        found: found.map_or("no record".to_owned(), generation),
     }
 }
 

@@ -80,6 +80,10 @@ impl Lab {
         self.config.page
     }
 
+    pub(crate) fn data(&self) -> &Path {
+        &self.config.data
+    }
+
     /// Runs the command line against the control plane.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         Command::new(binary())

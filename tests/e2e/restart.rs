@@ -117,3 +117,37 @@ fn half_a_minute_without_a_control_plane_costs_no_request_and_the_migration_goes
         nothing_was_lost(&lab.end().await, 1_500);
     });
 }
+
+#[test]
+fn a_parked_migration_waits_for_a_person_and_is_answered_under_the_next_leader() {
+    let _turn = ONE_AT_A_TIME.lock();
+    block_on(async {
+        let mut lab = Lab::start().await;
+        lab.order().await.unwrap();
+        let ramps = |m: &crate::lab::Newest| matches!(m.migration.phase, Phase::Ramping { .. });
+        let ramping = lab.newest("the ramp begins", ramps).await.migration;
+        // The driver's fence is damaged: it lets nobody in, so the shadow cannot be destroyed.
+        let fence = lab.data().join("instances/epoch");
+        std::fs::write(&fence, "damaged").unwrap();
+        lab.abort(&ramping.id).await;
+        let parks = |m: &crate::lab::Newest| m.migration.phase == Phase::Parked;
+        let parked = lab.newest("it parks", parks).await.migration;
+        let question = parked.question.unwrap().text;
+        assert!(question.contains("destroy shadow"), "{question}");
+
+        lab.restart(None).await;
+        let id = parked.id.as_str();
+        let answered = lab.cli(&["rollback", "m-9-9"]);
+        assert!(!answered.status.success());
+        // Mended, with the epoch of the present leader: what was parked in the one before is stale.
+        std::fs::write(&fence, format!("{}\n", parked.epoch.0 + 1)).unwrap();
+        let answered = lab.cli(&["retry", id]);
+        assert!(answered.status.success(), "{answered:?}");
+        let back = |m: &crate::lab::Newest| m.migration.phase == Phase::RolledBack;
+        lab.newest("it is rolled back", back).await;
+        lab.is_at_rest("an answer").await;
+        let answered = lab.cli(&["retry", id]);
+        assert!(!answered.status.success(), "it is over: {answered:?}");
+        nothing_was_lost(&lab.end().await, 20);
+    });
+}

@@ -8,7 +8,7 @@ use domain::{
     Effect, Instance, InstanceState, Migration, MigrationRouting, Reservation, Routing, Side,
     WeightSplit, ZeroTraffic,
 };
-use store::{Expect, Key, Kind, StoreError, Transaction, Typed};
+use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
 use super::traffic;
 use super::{Context, Progress};
@@ -42,10 +42,17 @@ impl EffectError {
 }
 
 /// Carries an effect out and says how it came out.
-pub(super) async fn carry_out(context: &Context, migration: &Migration, effect: &Effect) -> What {
+///
+/// `generation` is that of the record which names the effect.
+pub(super) async fn carry_out(
+    context: &Context,
+    migration: &Migration,
+    generation: Generation,
+    effect: &Effect,
+) -> What {
     let row = table::row(&effect.kind);
     progress(context, migration, row.name, row.reason.to_owned(), None).await;
-    let work = dispatch(context, migration, effect);
+    let work = dispatch(context, migration, generation, effect);
     let result = match row.deadline_ms {
         None => work.await,
         Some(limit) => match tokio::time::timeout(Duration::from_millis(limit), work).await {
@@ -69,6 +76,7 @@ pub(super) async fn carry_out(context: &Context, migration: &Migration, effect: 
 async fn dispatch(
     context: &Context,
     migration: &Migration,
+    generation: Generation,
     effect: &Effect,
 ) -> Result<Outcome, EffectError> {
     let driver = &context.driver;
@@ -80,7 +88,7 @@ async fn dispatch(
         deadline: Duration::from_millis(row.deadline_ms.unwrap_or(60_000)),
     };
     match &effect.kind {
-        EffectKind::Reserve => reserve(context, migration).await,
+        EffectKind::Reserve => reserve(context, migration, generation).await,
         EffectKind::PrepareShadow => {
             let (instance, target) = subjects(context, migration).await?;
             Ok(Outcome::Prepared(
@@ -222,8 +230,13 @@ async fn subjects(
     }
 }
 
-/// Holds capacity on the target, unless others hold too much of it.
-async fn reserve(context: &Context, migration: &Migration) -> Result<Outcome, EffectError> {
+/// Holds capacity on the target, unless others hold too much of it. Bound to the record, so that a
+/// write that comes late does not hold what was given back already.
+async fn reserve(
+    context: &Context,
+    migration: &Migration,
+    generation: Generation,
+) -> Result<Outcome, EffectError> {
     let (_, target) = subjects(context, migration).await?;
     if let Some(isolation) = target.isolation {
         let reason = format!("host {} is isolated: {}", target.id, isolation.reason);
@@ -258,8 +271,10 @@ async fn reserve(context: &Context, migration: &Migration) -> Result<Outcome, Ef
         amount: migration.reserve,
     };
     let key = Key::new(Kind::Reservation, migration.id.as_str());
+    let record = Key::new(Kind::Migration, migration.id.as_str());
     let put = Transaction::new()
         .fenced(&context.lease)
+        .requires(record, Expect::Generation(generation))
         .put(key, Expect::Any, &reservation)?;
     context.store.commit(put).await?;
     Ok(Outcome::Done)

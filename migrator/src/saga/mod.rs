@@ -16,12 +16,14 @@
 
 mod crash;
 mod effects;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 use std::sync::Arc;
 
-use domain::migration::{Event, What};
-use domain::{Effect, Migration, MigrationId, step};
+use domain::migration::{EffectKind, Event, Standing, What};
+use domain::{Effect, Migration, MigrationId, Phase, step};
 use serde::{Deserialize, Serialize};
 use store::{
     Clock, Expect, Generation, Key, Kind, Lease, LogName, SharedStore, StoreError, Transaction,
@@ -97,7 +99,7 @@ pub async fn create(context: &Context, migration: &Migration) -> Result<Generati
 
 /// Drives a migration to its end (or until it parks).
 ///
-/// `abort` may hold a reason to undo it; it is looked at between and inside waiting steps.
+/// `abort` may hold a reason to undo it; it is looked at between steps and inside those that wait.
 ///
 /// # Errors
 /// [`StoreError`] when the record cannot be written: leadership is lost, or the store is away.
@@ -129,26 +131,68 @@ pub async fn run(
         let Some(effect) = effects.into_iter().next() else {
             return Ok(migration);
         };
+        let asked = abort.borrow().clone();
+        if let Some(reason) = asked.filter(|_| may_abort(&migration)) {
+            // The effect has not begun; its undo, if it has one, stands in the record.
+            what = What::Abort { reason };
+            done = None;
+            continue;
+        }
         let step = domain::migration::table::row(&effect.kind).name;
         crash::point(step, Moment::BeforeEffect);
-        what = carry_out(context, &migration, &effect, &mut abort).await;
+        what = carry_out(context, &migration, generation, &effect, &mut abort).await;
         crash::point(step, Moment::AfterEffect);
         done = Some(step);
     }
 }
 
-/// Carries an effect out, unless an abort comes while it may still be undone.
+/// Notes an event in the record without carrying out what follows from it.
+///
+/// # Errors
+/// [`StoreError`] when the record cannot be written. An event that the record refuses changes
+/// nothing.
+pub async fn note(
+    context: &Context,
+    migration: Migration,
+    generation: Generation,
+    what: What,
+) -> Result<(Migration, Generation), StoreError> {
+    let at = context.clock.now();
+    let described = describe(&what);
+    let Ok((next, effects)) = step(&migration, Event { at, what }) else {
+        return Ok((migration, generation));
+    };
+    let generation = save(context, &next, generation, at, described, &effects).await?;
+    Ok((next, generation))
+}
+
+/// Carries an effect out; an abort ends it early where that leaves nothing under way.
+///
+/// What changes the world is waited for: a call that is dropped half-way may still arrive, after
+/// its own undo. Waiting for verdicts, data planes and drains changes nothing, and the write of a
+/// routing is bound to the generation that it replaces.
 async fn carry_out(
     context: &Context,
     migration: &Migration,
+    generation: Generation,
     effect: &Effect,
     abort: &mut watch::Receiver<Option<String>>,
 ) -> What {
-    let mut owned = migration.clone();
-    let reversible = matches!(owned.standing(), domain::migration::Standing::Reversible(_))
-        && migration.phase != domain::Phase::RollingBack;
-    let work = effects::carry_out(context, migration, effect);
-    if !reversible {
+    let work = effects::carry_out(context, migration, generation, effect);
+    let waits = match effect.kind {
+        EffectKind::Route(_) | EffectKind::Judge(_) | EffectKind::AwaitDrain => true,
+        EffectKind::Reserve
+        | EffectKind::PrepareShadow
+        | EffectKind::SyncRound
+        | EffectKind::Fork
+        | EffectKind::Reidentify
+        | EffectKind::Verify
+        | EffectKind::Adopt
+        | EffectKind::Terminate { .. }
+        | EffectKind::Release
+        | EffectKind::Undo(_) => false,
+    };
+    if !waits || !may_abort(migration) {
         return work.await;
     }
     tokio::select! {
@@ -156,6 +200,12 @@ async fn carry_out(
         reason = aborted(abort) => What::Abort { reason },
         what = work => what,
     }
+}
+
+/// Whether an abort means something now.
+fn may_abort(migration: &Migration) -> bool {
+    let mut owned = migration.clone();
+    migration.phase != Phase::RollingBack && matches!(owned.standing(), Standing::Reversible(_))
 }
 
 /// Waits for a reason to abort.

@@ -12,9 +12,7 @@ use super::script::{self, COMMIT, Call, LEASE, READ};
 use crate::Store;
 use crate::error::StoreError;
 use crate::key::{Durability, Key, Kind, LeaseName, LogName};
-use crate::record::{
-    Committed, Expect, Fence, Generation, Lease, LogEntry, Record, Transaction, Write,
-};
+use crate::record::{Committed, Expect, Fence, Generation, Lease, LogEntry, Record, Transaction};
 use crate::table;
 use crate::watch::Watch;
 
@@ -33,9 +31,11 @@ fn commit_call(store: &RedisStore, transaction: &Transaction) -> Call {
         None => call.arg("0").arg("").arg(""),
     };
     let mut kinds: Vec<Kind> = Vec::new();
-    for write in &transaction.writes {
-        if !kinds.contains(&write.key.kind) {
-            kinds.push(write.key.kind);
+    let written = transaction.writes.iter().map(|write| &write.key);
+    let required = transaction.requires.iter().map(|(key, _)| key);
+    for key in written.chain(required) {
+        if !kinds.contains(&key.kind) {
+            kinds.push(key.kind);
         }
     }
     call.count(kinds.len());
@@ -43,11 +43,25 @@ fn commit_call(store: &RedisStore, transaction: &Transaction) -> Call {
         call.key(keys.records(kind));
         call.arg(kind.name()).arg(keys.channel(kind));
     }
-    call.count(transaction.writes.len());
+    let number = |key: &Key| {
+        let index = kinds.iter().position(|&kind| kind == key.kind);
+        index.map_or(0, |index| index + 1)
+    };
+    call.count(transaction.writes.len() + transaction.requires.len());
     for write in &transaction.writes {
-        let number = kinds.iter().position(|&kind| kind == write.key.kind);
-        call.count(number.map_or(0, |index| index + 1));
-        write_args(&mut call, write);
+        call.count(number(&write.key));
+        expect_args(&mut call, &write.key, write.expect);
+        match &write.value {
+            Some(value) => call
+                .arg(codec::mark(write.key.kind.durability()))
+                .arg(value.as_slice()),
+            None => call.arg("-").arg(""),
+        };
+    }
+    for (key, expect) in &transaction.requires {
+        call.count(number(key));
+        expect_args(&mut call, key, *expect);
+        call.arg("=").arg("");
     }
     call.count(transaction.appends.len());
     for (log, value) in &transaction.appends {
@@ -57,18 +71,12 @@ fn commit_call(store: &RedisStore, transaction: &Transaction) -> Call {
     call
 }
 
-fn write_args(call: &mut Call, write: &Write) {
-    call.arg(write.key.id.as_str());
-    match write.expect {
+fn expect_args(call: &mut Call, key: &Key, expect: Expect) {
+    call.arg(key.id.as_str());
+    match expect {
         Expect::Any => call.arg("any"),
         Expect::Absent => call.arg("absent"),
         Expect::Generation(generation) => call.arg(generation.0.to_string()),
-    };
-    match &write.value {
-        Some(value) => call
-            .arg(codec::mark(write.key.kind.durability()))
-            .arg(value.as_slice()),
-        None => call.arg("-").arg(""),
     };
 }
 
@@ -121,7 +129,8 @@ impl Store for RedisStore {
         match answer.word() {
             b"ok" => {
                 let generations = answer.list()?;
-                let generations = generations.iter().map(|bytes| generation(bytes));
+                let written = generations.iter().take(transaction.writes.len());
+                let generations = written.map(|bytes| generation(bytes));
                 Ok(Committed {
                     generations: generations.collect::<Result<_, _>>()?,
                 })
@@ -129,8 +138,10 @@ impl Store for RedisStore {
             b"conflict" => {
                 let number = usize::try_from(answer.number()?).unwrap_or_default();
                 let found = generation(&answer.bytes()?)?;
-                match transaction.writes.get(number.wrapping_sub(1)) {
-                    Some(write) => Err(table::conflict(write, found)),
+                let written = transaction.writes.iter().map(|w| (&w.key, w.expect));
+                let required = transaction.requires.iter().map(|(key, e)| (key, *e));
+                match written.chain(required).nth(number.wrapping_sub(1)) {
+                    Some((key, expect)) => Err(table::conflict(key, expect, found)),
                     None => Err(answer.unknown()),
                 }
             }

@@ -98,6 +98,8 @@ impl ProcessDriver {
         const OPERATION: &str = "prepare shadow";
         let tag = ctx.migration.as_str();
         let _one = self.tags.lock(OPERATION, tag, ctx.deadline).await?;
+        // Waiting for the tag took time: a newer leader may have come and destroyed the shadow.
+        self.fence.admit(OPERATION, ctx.epoch)?;
         let io = |error: io::Error| transient(OPERATION, tag, error);
         if let Some(record) = self.folders.load(tag).map_err(io)? {
             if record.side == Side::Original || record.spec.id != instance.spec.id {

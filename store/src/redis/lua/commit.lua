@@ -3,7 +3,7 @@
 -- ARGV: identity, run id, revision seen, '1' and the fence's lease and epoch (or '0', '', ''),
 -- number of kinds, per kind: name and channel (its records are KEYS[3 + n]);
 -- number of writes, per write: kind's number, id, expectation ('any', 'absent' or a generation),
--- 'd' durable, 'e' ephemeral or '-' delete, value;
+-- 'd' durable, 'e' ephemeral, '-' delete or '=' leave as it is, value;
 -- number of entries, per entry: index of the log's key, the log's name, value.
 local head, refused = guard()
 if refused then return refused end
@@ -50,7 +50,7 @@ for number = 1, tonumber(take()) do
     return { 'conflict', text(number), found or '' }
   end
   local write = { kind = kind, id = id }
-  if mark == '-' then
+  if mark == '-' or mark == '=' then
     generations[number] = ''
   else
     local generation = text(tonumber(found or '0') + 1)
@@ -59,7 +59,7 @@ for number = 1, tonumber(take()) do
     write.stored = '1|' .. body .. sum .. '|' .. value
     generations[number] = generation
   end
-  writes[number] = write
+  if mark ~= '=' then writes[#writes + 1] = write end
 end
 
 local appends, lengths = {}, {}
