@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test model lint train
+.PHONY: help setup build demo compare test faults model lint train
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,9 @@ compare: build ## the demo under no, a reactive and the predictive policy, in on
 # The end-to-end tests start the binary, so it is built first.
 test: build ## every test
 	$(CARGO) test $(CARGO_FLAGS) --workspace $(ARGS)
+
+faults: build ## kill the control plane at every step, before and after its effect and its log
+	FORESHADOW_KILLS=all $(CARGO) test $(CARGO_FLAGS) -p foreshadow-tests --test e2e restart -- --nocapture
 
 model: ## every order of events around a migration: more than 10^7 states
 	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-tests --example model

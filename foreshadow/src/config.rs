@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::storage::StoreChoice;
 
 /// What `foreshadow serve` runs. Fields that are not known are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +18,9 @@ use crate::error::Failure;
 pub struct Config {
     /// Folder for the store, instances and history.
     pub data: PathBuf,
+    /// Where state is kept.
+    #[serde(default)]
+    pub store: StoreChoice,
     /// Where the control plane answers Envoy and the proxy.
     #[serde(default = "default_xds")]
     pub xds: SocketAddr,
@@ -136,6 +140,7 @@ impl Config {
                 return Err(format!("instances: {}: argv is empty", spec.id));
             }
         }
+        self.store.validate(self.insecure_remote)?;
         for (field, address) in [("xds", self.xds), ("page", self.page)] {
             if !address.ip().is_loopback() && !self.insecure_remote {
                 return Err(format!(

@@ -13,13 +13,14 @@ use forecaster::{Forecaster, ForecasterConfig};
 use migrator::Migrator;
 use migrator::driver::Driver;
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
-use store::{Clock, EmbeddedStore, Expect, Key, Kind, SharedStore, SystemClock, Transaction};
+use store::{Clock, Expect, Key, Kind, SharedStore, SystemClock, Transaction};
 use tokio_util::sync::CancellationToken;
 use xds_server::{XdsConfig, XdsServer};
 
 use crate::config::Config;
 use crate::error::Failure;
 use crate::http::{self, Api};
+use crate::storage::{self, Opened};
 
 /// Demand known from before: instance, and one value per step, newest last.
 pub type Known = Vec<(domain::InstanceId, Vec<Option<f64>>)>;
@@ -37,6 +38,7 @@ pub struct ControlPlane {
     server: XdsServer,
     forecaster: Forecaster,
     migrator: Arc<Migrator>,
+    opened: Opened,
     cancel: CancellationToken,
 }
 
@@ -52,10 +54,8 @@ impl ControlPlane {
             config.data.display()
         )))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store: SharedStore = Arc::new(
-            EmbeddedStore::open(&config.data.join("store.redb"))
-                .map_err(Failure::unavailable("open the store"))?,
-        );
+        let opened = storage::open(&config.store, &config.data).await?;
+        let store = Arc::clone(&opened.store);
         let driver = ProcessDriver::open(ProcessConfig::new(config.data.join("instances")))
             .map_err(Failure::unavailable("open the process driver"))?;
         let xds_config = XdsConfig {
@@ -105,6 +105,7 @@ impl ControlPlane {
             server,
             forecaster,
             migrator,
+            opened,
             cancel,
         })
     }
@@ -115,6 +116,7 @@ impl ControlPlane {
         self.migrator.shutdown().await;
         self.forecaster.shutdown().await;
         self.server.shutdown().await;
+        self.opened.close().await;
     }
 }
 

@@ -10,6 +10,7 @@ pub mod error;
 pub mod http;
 pub mod load;
 pub mod status;
+pub mod storage;
 pub mod workload;
 
 use std::process::ExitCode;

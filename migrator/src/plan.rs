@@ -272,9 +272,10 @@ fn resting(world: &World, settings: &Settings, instance: &Instance) -> Option<St
             "it was moved {rested} ms ago; cool-down is {limit} ms"
         ));
     }
+    let limit = settings.retry_ms;
     let rested = world.at.since(*world.rolled_back.get(&instance.spec.id)?);
     (rested < limit)
-        .then(|| format!("its migration was rolled back {rested} ms ago; cool-down is {limit} ms"))
+        .then(|| format!("its migration was rolled back {rested} ms ago; it rests for {limit} ms"))
 }
 
 /// Why a host cannot take an instance, if it cannot.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub of_ticks: u32,
     /// An instance that has just moved stays at least this long, in milliseconds.
     pub cool_down_ms: u64,
+    /// An instance whose migration was rolled back stays at least this long, in milliseconds.
+    pub retry_ms: u64,
     /// Migrations at a time, in all.
     pub max_migrations: usize,
     /// In which steps traffic moves.
@@ -90,6 +92,7 @@ impl Default for Settings {
             confirm_ticks: 2,
             of_ticks: 3,
             cool_down_ms: 3_600_000,
+            retry_ms: 900_000,
             max_migrations: 2,
             ramp: default_ramp(),
             limits: Limits::default(),

@@ -46,6 +46,31 @@ pub(crate) struct Lab {
     serve: Option<Child>,
     planes: Vec<Plane>,
     load: LoadGenerator,
+    redis: Option<Redis>,
+}
+
+/// A Redis of the lab's own; it ends with it.
+struct Redis(Child);
+
+impl Redis {
+    fn start(folder: &Path, port: u16) -> Self {
+        let server = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+            .arg("--dir")
+            .arg(folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is there: run deploy/setup");
+        Self(server)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Lab {
@@ -53,6 +78,25 @@ impl Lab {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
+        Self::start_as(folder, config, None).await
+    }
+
+    /// The same with a Redis for the state.
+    pub(crate) async fn start_on_redis() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        let port = next_port(config.xds);
+        let redis = Redis::start(folder.path(), port);
+        until("redis answers", async || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        })
+        .await;
+        let choice = serde_json::json!({"redis": {"address": format!("127.0.0.1:{port}")}});
+        config.store = serde_json::from_value(choice).unwrap();
+        Self::start_as(folder, config, Some(redis)).await
+    }
+
+    async fn start_as(folder: TempDir, config: Config, redis: Option<Redis>) -> Self {
         let text = serde_json::to_string_pretty(&config).unwrap();
         std::fs::write(folder.path().join("config.yaml"), text).unwrap();
         let serve = serve(folder.path(), None);
@@ -73,7 +117,18 @@ impl Lab {
             serve: Some(serve),
             planes,
             load,
+            redis,
         }
+    }
+
+    /// Kills Redis as a power cut would, and starts it again on what it kept.
+    pub(crate) async fn restart_redis(&mut self) {
+        let foreshadow::storage::StoreChoice::Redis(choice) = &self.config.store else {
+            panic!("this lab has no Redis");
+        };
+        let port = choice.address.rsplit_once(':').unwrap().1.parse().unwrap();
+        drop(self.redis.take());
+        self.redis = Some(Redis::start(self.folder.path(), port));
     }
 
     pub(crate) const fn page(&self) -> SocketAddr {

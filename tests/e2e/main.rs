@@ -99,6 +99,19 @@ fn a_slow_shadow_is_rolled_back_without_a_failed_request() {
 }
 
 #[test]
+fn a_shadow_that_dies_is_rolled_back_and_costs_no_more_than_what_it_held() {
+    let (output, report) = demo(&["--bad-shadow", "dead"]);
+    assert!(output.status.success(), "{report:#}\n{}", told(&output));
+    assert_eq!(
+        report["migrations"][0]["outcome"], "rolled back",
+        "{report:#}"
+    );
+    // What it was answering in the instant of its death, at a tenth of the traffic.
+    let failed = report["failed"].as_u64().unwrap();
+    assert!(failed <= 3, "{report:#}");
+}
+
+#[test]
 fn a_configuration_with_an_unknown_field_ends_with_64_and_names_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "data: x\nhostss: []\n").unwrap();

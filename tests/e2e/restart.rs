@@ -151,3 +151,22 @@ fn a_parked_migration_waits_for_a_person_and_is_answered_under_the_next_leader()
         nothing_was_lost(&lab.end().await, 20);
     });
 }
+
+#[test]
+fn on_redis_a_migration_survives_the_death_of_the_control_plane_and_of_redis() {
+    let _turn = ONE_AT_A_TIME.lock();
+    block_on(async {
+        let mut lab = Lab::start_on_redis().await;
+        dies_and_goes_on(&mut lab, "fork/after effect", false).await;
+        dies_and_goes_on(&mut lab, "adopt/before effect", false).await;
+
+        lab.order().await.unwrap();
+        let ramps = |m: &crate::lab::Newest| matches!(m.migration.phase, Phase::Ramping { .. });
+        lab.newest("the ramp begins", ramps).await;
+        lab.restart_redis().await;
+        let ended = lab.newest("an end after Redis died", is_over).await;
+        assert_eq!(ended.migration.phase, Phase::Done, "{ended:#?}");
+        lab.is_at_rest("the death of Redis").await;
+        nothing_was_lost(&lab.end().await, 300);
+    });
+}

@@ -269,7 +269,7 @@ async fn drive(
         }
         load.set_phase(&watching.label());
         draw(&status, seconds);
-        if options.short && over(&status) && seconds > 20.0 {
+        if options.short && over(&status, options) && seconds > 20.0 {
             break;
         }
     }
@@ -291,12 +291,15 @@ fn scenario_settings(scenario: &Scenario, policy: Policy) -> Result<migrator::Se
         .migrator)
 }
 
-/// Whether a migration has ended.
-fn over(status: &Status) -> bool {
-    status
-        .migrations
-        .iter()
-        .any(|m| matches!(m.migration.phase, Phase::Done | Phase::RolledBack))
+/// Whether what was to be shown has been: a move, or the roll-back of a bad shadow. A good shadow
+/// that was rolled back (on a busy machine) is tried again after its rest.
+fn over(status: &Status, options: &DemoOptions) -> bool {
+    let wanted = match options.bad_shadow {
+        Some(_) => Phase::RolledBack,
+        None => Phase::Done,
+    };
+    let ended = |m: &status::MigrationStatus| m.migration.phase == wanted;
+    status.migrations.iter().any(ended)
 }
 
 /// A line on the terminal; everything but the table goes to the standard error.

@@ -13,6 +13,7 @@ use migrator::{JudgeSettings, Settings};
 use crate::cli::BadShadow;
 use crate::config::{Config, Placed};
 use crate::error::Failure;
+use crate::storage::StoreChoice;
 
 /// The trace, from real VMs; `deploy/demo/trace.json` says which.
 const TRACE: &str = include_str!("../../../deploy/demo/trace.csv");
@@ -198,6 +199,7 @@ impl Scenario {
         }
         Ok(Config {
             data: data.to_owned(),
+            store: StoreChoice::Embedded,
             xds: ([127, 0, 0, 1], 0).into(),
             page,
             step_ms: STEP_MS,
@@ -270,6 +272,7 @@ fn settings(policy: Policy) -> Settings {
         confirm_ticks: 4,
         of_ticks: 5,
         cool_down_ms: 300_000,
+        retry_ms: 15_000,
         max_migrations: 1,
         ramp: RampPlan::new(stages).unwrap_or_else(|_| RampPlan::standard(2_000)),
         limits: Limits::default(),
