@@ -56,7 +56,14 @@ impl Redis {
     fn start(folder: &Path, port: u16) -> Self {
         let server = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+            .args([
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--save",
+                "",
+            ])
             .arg("--dir")
             .arg(folder)
             .stdout(Stdio::null())
@@ -122,7 +129,7 @@ impl Lab {
     }
 
     /// Kills Redis as a power cut would, and starts it again on what it kept.
-    pub(crate) async fn restart_redis(&mut self) {
+    pub(crate) fn restart_redis(&mut self) {
         let foreshadow::storage::StoreChoice::Redis(choice) = &self.config.store else {
             panic!("this lab has no Redis");
         };

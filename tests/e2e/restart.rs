@@ -163,7 +163,7 @@ fn on_redis_a_migration_survives_the_death_of_the_control_plane_and_of_redis() {
         lab.order().await.unwrap();
         let ramps = |m: &crate::lab::Newest| matches!(m.migration.phase, Phase::Ramping { .. });
         lab.newest("the ramp begins", ramps).await;
-        lab.restart_redis().await;
+        lab.restart_redis();
         let ended = lab.newest("an end after Redis died", is_over).await;
         assert_eq!(ended.migration.phase, Phase::Done, "{ended:#?}");
         lab.is_at_rest("the death of Redis").await;

@@ -214,7 +214,8 @@ fn single_writers_fixed_and_lately_moved_instances_stay_with_their_reason() {
 
 #[test]
 fn what_was_just_rolled_back_is_not_tried_again_at_once() {
-    let mut world = world(&[("x", "a", 900.0)]);
+    let mut world = world(&[("x", "a", 450.0), ("y", "a", 450.0)]);
+    edit(&mut world, "y", |i| i.spec.movable = false);
     let x = InstanceId::new("x").unwrap();
     world.rolled_back.insert(x, Timestamp(900_000));
     let decision = decided(&world);
