@@ -235,6 +235,28 @@ impl Lab {
         self.load.snapshot().total().sent
     }
 
+    /// Checks that no request has failed so far.
+    pub(crate) fn lost_nothing(&self, after: &str) {
+        let failures = self.load.snapshot().failures;
+        assert!(
+            failures.is_empty(),
+            "{after}: {failures:#?}\n{}",
+            self.last_words()
+        );
+    }
+
+    /// The ends of the logs, for a test that fails.
+    fn last_words(&self) -> String {
+        let mut words = String::new();
+        for name in ["serve.log", "proxy.log", "envoy.log"] {
+            let log = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(40)..];
+            words += &format!("--- {name}\n{}\n", last.join("\n"));
+        }
+        words
+    }
+
     /// Checks that nothing of a migration is left: reservations, routes, clusters, processes,
     /// folders.
     pub(crate) async fn is_at_rest(&self, after: &str) {
@@ -414,6 +436,7 @@ fn idle() -> LoadGenerator {
 
 /// No request failed, and enough flowed through both data planes to mean something.
 pub(crate) fn nothing_was_lost(report: &LoadReport, at_least: u64) {
+    assert!(report.failures.is_empty(), "{:#?}", report.failures);
     for (name, stream) in &report.streams {
         let total = stream.total();
         assert_eq!(

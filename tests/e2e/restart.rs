@@ -63,6 +63,7 @@ async fn dies_and_goes_on(lab: &mut Lab, crash: &str, back: bool) {
     let wanted = if back { Phase::RolledBack } else { Phase::Done };
     assert_eq!(ended.migration.phase, wanted, "{crash}: {ended:#?}");
     lab.is_at_rest(crash).await;
+    lab.lost_nothing(crash);
     let moved = lab.host().await != before;
     assert_eq!(moved, !back, "{crash}: it is on the wrong host");
 }

@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use common::fleet::Fleet;
@@ -118,6 +119,8 @@ fn a_node_that_goes_away_is_waited_for_until_it_is_taken_for_gone() {
         fleet.gate.tick();
         fleet.pump();
     }
+    // What it replaces goes now, too.
+    fleet.settle();
     assert_eq!(fleet.state(&scene), RoutingState::Applied);
     assert_eq!(fleet.gate.take_roster().get(&node), Some(&false));
 }
@@ -161,6 +164,31 @@ fn a_control_plane_that_has_just_started_waits_for_the_nodes_that_the_last_one_k
     fleet.reconnect(client);
     fleet.settle();
     assert_eq!(fleet.state(&scene), RoutingState::Applied);
+}
+
+/// Clients check at every step that they send nothing to an empty cluster.
+#[test]
+fn a_client_that_missed_a_split_keeps_its_endpoints_until_it_has_the_new_routes() {
+    for protocol in both() {
+        let scene = Scene::new("shop", 1);
+        let mut fleet = Fleet::new(&scene.inputs());
+        let client = fleet.connect(protocol);
+        fleet.settle();
+        // The only instance leaves the service's cluster while the client is away, and the
+        // control plane is another when it comes back.
+        fleet.clients[client].lose(&mut fleet.gate);
+        let scene = scene.migrate(1, bp(100), false);
+        fleet.gate = foreshadow_xds_server::gate::Gate::default();
+        fleet.set(&scene.inputs());
+        fleet.pump();
+        let published = &fleet.gate.published().endpoints["shop"];
+        let empty = foreshadow_xds_server::resources::assignment("shop", &BTreeSet::new());
+        assert_eq!(published.version, empty.version, "nothing is left in it");
+        fleet.reconnect(client);
+        fleet.settle();
+        assert_eq!(fleet.state(&scene), RoutingState::Applied);
+        assert_eq!(fleet.clients[client].endpoints["shop"], 0, "{protocol:?}");
+    }
 }
 
 #[test]
@@ -438,6 +466,7 @@ enum Op {
     Step(usize),
     Connect(bool),
     Reconnect(usize),
+    Lose(usize),
     Leave(usize),
 }
 
@@ -447,7 +476,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Commit),
         12 => (0_usize..4).prop_map(Op::Step),
         1 => any::<bool>().prop_map(Op::Connect),
-        1 => (0_usize..4).prop_map(Op::Reconnect),
+        2 => (0_usize..4).prop_map(Op::Reconnect),
+        1 => (0_usize..4).prop_map(Op::Lose),
         1 => (0_usize..4).prop_map(Op::Leave),
     ]
 }
@@ -490,12 +520,22 @@ proptest! {
                 Op::Reconnect(index) if index < fleet.clients.len() => {
                     fleet.reconnect(index);
                 }
+                // It goes on with what it has, while more is published.
+                Op::Lose(index) if index < fleet.clients.len() => {
+                    fleet.clients[index].lose(&mut fleet.gate);
+                    fleet.pump();
+                }
                 Op::Leave(index) if index < fleet.clients.len() => {
                     let client = fleet.clients.remove(index);
                     fleet.gate.disconnect(client.id);
                     fleet.pump();
                 }
-                Op::Step(_) | Op::Reconnect(_) | Op::Leave(_) => {}
+                Op::Step(_) | Op::Reconnect(_) | Op::Lose(_) | Op::Leave(_) => {}
+            }
+        }
+        for index in 0..fleet.clients.len() {
+            if fleet.clients[index].is_away {
+                fleet.reconnect(index);
             }
         }
         fleet.settle();
@@ -505,6 +545,7 @@ proptest! {
             fleet.gate.tick();
         }
         fleet.pump();
+        fleet.settle();
         prop_assert_eq!(fleet.state(&scene), RoutingState::Applied);
         let clusters: Vec<String> =
             fleet.gate.published().clusters.keys().map(ToString::to_string).collect();

@@ -188,6 +188,14 @@ impl Shared {
         let stream = report.streams.entry(stream.to_owned()).or_default();
         change(stream.phases.entry(phase.to_owned()).or_default());
     }
+
+    fn end(&self, stream: &str, phase: &str, outcome: Outcome, latency_us: u64) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.keep(stream, &outcome, latency_us);
+        let stream = report.streams.entry(stream.to_owned()).or_default();
+        let phase = stream.phases.entry(phase.to_owned()).or_default();
+        phase.record(outcome, latency_us);
+    }
 }
 
 /// Sends a stream's requests at their times.
@@ -221,7 +229,7 @@ async fn run(
         shared.requests.spawn(async move {
             let outcome: Outcome = send(&all.client, request, all.timeout).await;
             let latency = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-            all.note(&stream, &phase, |report| report.record(outcome, latency));
+            all.end(&stream, &phase, outcome, latency);
             drop(permit);
         });
     }

@@ -18,6 +18,6 @@ mod schedule;
 mod stream;
 
 pub use generator::{LoadError, LoadGenerator, LoadSettings};
-pub use report::{Failures, LoadReport, PhaseReport, StreamReport};
+pub use report::{Failure, Failures, LoadReport, PhaseReport, StreamReport};
 pub use schedule::{After, Arrivals, RateCurve, RateError, Schedule};
 pub use stream::{Keys, StreamSpec};

@@ -35,6 +35,8 @@ pub(super) struct Outcome {
     pub(super) status: Option<u16>,
     pub(super) replica: Option<String>,
     pub(super) instance: Option<String>,
+    /// What a failure said of itself, shortened.
+    pub(super) words: Option<String>,
 }
 
 /// The client shared by all streams: it keeps connections alive.
@@ -57,6 +59,7 @@ pub(super) async fn send(
         status: None,
         replica: None,
         instance: None,
+        words: None,
     };
     let exchange = async {
         let response = match client.request(request).await {
@@ -67,20 +70,25 @@ pub(super) async fn send(
         let status = response.status().as_u16();
         let replica = text(response.headers(), "x-replica");
         let instance = text(response.headers(), "x-instance");
-        let whole = Limited::new(response.into_body(), LARGEST_ANSWER)
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER)
             .collect()
-            .await
-            .is_ok();
-        let ended = match (whole, status) {
-            (false, _) => Ended::Reset,
-            (true, 400..) => Ended::Refused,
-            (true, _) => Ended::Answered,
+            .await;
+        let ended = match (&body, status) {
+            (Err(_), _) => Ended::Reset,
+            (Ok(_), 400..) => Ended::Refused,
+            (Ok(_), _) => Ended::Answered,
         };
+        let words = body.ok().filter(|_| ended == Ended::Refused).map(|body| {
+            let bytes = body.to_bytes();
+            let text = String::from_utf8_lossy(&bytes);
+            text.trim().chars().take(200).collect()
+        });
         Outcome {
             ended,
             status: Some(status),
             replica,
             instance,
+            words,
         }
     };
     tokio::time::timeout(limit, exchange)

@@ -128,12 +128,34 @@ impl StreamReport {
     }
 }
 
+/// One request that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its stream.
+    pub stream: String,
+    /// When it should have been sent, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
+    /// The answer's status, if there was one.
+    pub status: Option<u16>,
+    /// Who answered, if it was said.
+    pub replica: Option<String>,
+    /// What the answer said, shortened.
+    pub words: Option<String>,
+}
+
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LoadReport {
     /// By stream.
     pub streams: BTreeMap<String, StreamReport>,
+    /// The first requests that failed.
+    pub failures: Vec<Failure>,
 }
+
+/// Failures that are kept whole.
+const KEPT_FAILURES: usize = 100;
 
 impl LoadReport {
     /// All streams and phases together.
@@ -143,6 +165,22 @@ impl LoadReport {
             .values()
             .for_each(|stream| sum.merge(&stream.total()));
         sum
+    }
+
+    pub(super) fn keep(&mut self, stream: &str, outcome: &Outcome, latency_us: u64) {
+        if outcome.ended == Ended::Answered || self.failures.len() >= KEPT_FAILURES {
+            return;
+        }
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.failures.push(Failure {
+            stream: stream.to_owned(),
+            due_ms: now_ms.saturating_sub(latency_us / 1_000),
+            latency_us,
+            status: outcome.status,
+            replica: outcome.replica.clone(),
+            words: outcome.words.clone(),
+        });
     }
 
     /// All streams in one phase.

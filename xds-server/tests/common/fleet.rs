@@ -27,6 +27,7 @@ pub struct Client {
     pub routes: Vec<(String, u32)>,
     pub nonces: BTreeMap<ResourceType, String>,
     pub wants_routes: bool,
+    pub is_away: bool,
     /// Versions that it refuses, by type.
     pub refuses: Option<(ResourceType, String)>,
     pub seen: Vec<(ResourceType, String, String)>,
@@ -44,12 +45,14 @@ impl Client {
             routes: Vec::new(),
             nonces: BTreeMap::new(),
             wants_routes: false,
+            is_away: false,
             refuses: None,
             seen: Vec::new(),
         }
     }
 
     pub fn connect(&mut self, gate: &mut Gate) {
+        self.is_away = false;
         gate.connect(self.id, Stream::new(self.node.clone(), self.protocol, None));
         self.ask(gate, ResourceType::Cluster, Vec::new());
         let names = self.clusters();
@@ -65,12 +68,18 @@ impl Client {
         }
     }
 
-    /// Loses the stream and comes back on another; what is on the way is lost.
-    pub fn reconnect(&mut self, gate: &mut Gate, id: u64) {
+    /// Loses the stream; what is on the way is lost.
+    pub fn lose(&mut self, gate: &mut Gate) {
         gate.disconnect(self.id);
-        self.id = StreamId(id);
         self.inbox.clear();
         self.nonces.clear();
+        self.is_away = true;
+    }
+
+    /// Loses the stream and comes back on another.
+    pub fn reconnect(&mut self, gate: &mut Gate, id: u64) {
+        self.lose(gate);
+        self.id = StreamId(id);
         self.connect(gate);
     }
 

@@ -10,7 +10,7 @@ pub use intake::{LimitExceeded, MAX_NAMES};
 pub(super) use view::View;
 
 use super::message::{Protocol, Response};
-use crate::resources::{Resource, ResourceType, Version};
+use crate::resources::{Resource, ResourceType, Version, is_empty};
 
 /// Most responses of a type that wait for their acknowledgement.
 const MAX_IN_FLIGHT: usize = 4;
@@ -156,7 +156,7 @@ impl KindState {
         }
         let (resources, removed) = match protocol {
             Protocol::Delta => self.delta_content(view, keep),
-            Protocol::StateOfTheWorld => self.world_content(view),
+            Protocol::StateOfTheWorld => self.world_content(view, keep),
         }?;
         self.must_answer = false;
         Some(self.send(resources, removed, nonce, view))
@@ -184,12 +184,13 @@ impl KindState {
                 // A published change waits for the acknowledgement of the one before; the answer
                 // to a subscription does not.
                 (_, Told::Version(_) | Told::Absent) if busy => true,
+                (Some(resource), told) if keep && self.would_empty(resource, told) => true,
                 (Some(resource), _) => {
                     resources.push(Arc::clone(resource));
                     false
                 }
                 (None, Told::Version(_)) if !self.kind.is_root() => false,
-                (None, _) if keep => true,
+                (None, _) if keep && self.kind == ResourceType::Cluster => true,
                 (None, _) => {
                     removed.push(Arc::clone(&name));
                     false
@@ -210,27 +211,49 @@ impl KindState {
         }
     }
 
+    /// Whether this would take the last endpoints from a cluster that the client has in another
+    /// version.
+    fn would_empty(&self, resource: &Resource, told: Told) -> bool {
+        let other = matches!(told, Told::Version(version) if version != resource.version);
+        other && self.kind == ResourceType::Endpoint && is_empty(resource)
+    }
+
     fn is_refused(&self, resource: &Resource) -> bool {
         self.refusal(&resource.name, resource.version).is_some()
     }
 
     /// All that the client wants, if something in it differs from what it has been told.
-    fn world_content(&mut self, view: View<'_>) -> Option<Content> {
+    ///
+    /// With `keep`, a cluster that the client has is not emptied: what a response leaves out stays
+    /// as it was, endpoints being no root type.
+    fn world_content(&mut self, view: View<'_>, keep: bool) -> Option<Content> {
         if !self.in_flight.is_empty() {
             return None;
         }
+        let told = |name: &Arc<str>| {
+            let entry = self.entries.get(name);
+            entry.map_or(Told::Nothing, |entry| entry.told)
+        };
+        let kept = |resource: &Resource, told: Told| keep && self.would_empty(resource, told);
         let differs = self.dirty.iter().any(|name| {
-            let told = self
-                .entries
-                .get(name)
-                .map_or(Told::Nothing, |entry| entry.told);
+            let told = told(name);
             match view.get(self.kind, name) {
+                Some(resource) if kept(resource, told) => false,
                 Some(resource) => told != Told::Version(resource.version),
                 None => matches!(told, Told::Version(_)) && self.kind.is_root(),
             }
         });
+        let later: BTreeSet<Arc<str>> = self
+            .dirty
+            .iter()
+            .filter(|name| {
+                view.get(self.kind, name)
+                    .is_some_and(|resource| kept(resource, told(name)))
+            })
+            .cloned()
+            .collect();
         if !differs && !self.must_answer {
-            self.dirty.clear();
+            self.dirty = later;
             return None;
         }
         let mut names = if self.wildcard {
@@ -243,13 +266,14 @@ impl KindState {
         names.dedup();
         let resources: Vec<Arc<Resource>> = names
             .iter()
+            .filter(|name| !later.contains(*name))
             .filter_map(|name| view.get(self.kind, name).cloned())
             .collect();
         if resources.iter().any(|resource| self.is_refused(resource)) {
             // Nothing can be said without it: what a response leaves out counts as gone.
             return None;
         }
-        self.dirty.clear();
+        self.dirty = later;
         let gone = self
             .entries
             .keys()
