@@ -30,11 +30,14 @@ enum Told {
 struct Entry {
     told: Told,
     acknowledged: Option<Version>,
+    /// The client has it from an earlier stream, in whatever version.
+    earlier: bool,
 }
 
 const UNTOLD: Entry = Entry {
     told: Told::Nothing,
     acknowledged: None,
+    earlier: false,
 };
 
 /// A response that waits for its acknowledgement.
@@ -184,7 +187,7 @@ impl KindState {
                 // A published change waits for the acknowledgement of the one before; the answer
                 // to a subscription does not.
                 (_, Told::Version(_) | Told::Absent) if busy => true,
-                (Some(resource), told) if keep && self.would_empty(resource, told) => true,
+                (Some(resource), _) if keep && self.would_empty(resource, &entry) => true,
                 (Some(resource), _) => {
                     resources.push(Arc::clone(resource));
                     false
@@ -211,11 +214,12 @@ impl KindState {
         }
     }
 
-    /// Whether this would take the last endpoints from a cluster that the client has in another
-    /// version.
-    fn would_empty(&self, resource: &Resource, told: Told) -> bool {
-        let other = matches!(told, Told::Version(version) if version != resource.version);
-        other && self.kind == ResourceType::Endpoint && is_empty(resource)
+    /// Whether this would take the last endpoints from a cluster that the client has from an
+    /// earlier stream. Should the cluster have changed as well, the client serves on with the old
+    /// one until its endpoints come.
+    fn would_empty(&self, resource: &Resource, entry: &Entry) -> bool {
+        let has_it = entry.earlier && entry.acknowledged != Some(resource.version);
+        has_it && self.kind == ResourceType::Endpoint && is_empty(resource)
     }
 
     fn is_refused(&self, resource: &Resource) -> bool {
@@ -230,15 +234,13 @@ impl KindState {
         if !self.in_flight.is_empty() {
             return None;
         }
-        let told = |name: &Arc<str>| {
-            let entry = self.entries.get(name);
-            entry.map_or(Told::Nothing, |entry| entry.told)
-        };
-        let kept = |resource: &Resource, told: Told| keep && self.would_empty(resource, told);
+        let entry = |name: &Arc<str>| self.entries.get(name).copied().unwrap_or(UNTOLD);
+        let kept = |resource: &Resource, entry: &Entry| keep && self.would_empty(resource, entry);
         let differs = self.dirty.iter().any(|name| {
-            let told = told(name);
+            let entry = entry(name);
+            let told = entry.told;
             match view.get(self.kind, name) {
-                Some(resource) if kept(resource, told) => false,
+                Some(resource) if kept(resource, &entry) => false,
                 Some(resource) => told != Told::Version(resource.version),
                 None => matches!(told, Told::Version(_)) && self.kind.is_root(),
             }
@@ -248,7 +250,7 @@ impl KindState {
             .iter()
             .filter(|name| {
                 view.get(self.kind, name)
-                    .is_some_and(|resource| kept(resource, told(name)))
+                    .is_some_and(|resource| kept(resource, &entry(name)))
             })
             .cloned()
             .collect();
