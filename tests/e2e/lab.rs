@@ -307,16 +307,23 @@ impl Drop for Lab {
     }
 }
 
-/// Command lines of the instances that run below a folder.
-pub(crate) fn instances(folder: &str) -> Vec<String> {
+/// Command lines that name a folder.
+pub(crate) fn processes(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if command.contains(" workload ") && command.contains(folder) {
+        if command.contains(folder) {
             found.push(command);
         }
     }
+    found
+}
+
+/// Command lines of the instances that run below a folder.
+fn instances(folder: &str) -> Vec<String> {
+    let mut found = processes(folder);
+    found.retain(|command| command.contains(" workload "));
     found
 }
 
