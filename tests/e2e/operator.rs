@@ -158,14 +158,49 @@ fn a_page_address_in_use_ends_the_demo_with_69_and_leaves_nothing() {
         .unwrap();
     let (code, words) = refused(&output);
     assert_eq!((code, words.contains(&address)), (69, true), "{words}");
-    let entries = std::fs::read_dir(temporary.path()).unwrap();
+    nothing_is_left(temporary.path());
+}
+
+/// No folder of a demo, and no process that names one.
+fn nothing_is_left(temporary: &std::path::Path) {
+    let entries = std::fs::read_dir(temporary).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     let left: Vec<_> = names
         .filter(|name| name.starts_with("foreshadow"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
-    let mine = temporary.path().to_string_lossy().into_owned();
-    assert_eq!(crate::lab::instances(&mine), Vec::<String>::new());
+    let running = processes(&temporary.to_string_lossy());
+    assert_eq!(running, Vec::<String>::new());
+}
+
+#[test]
+fn an_interrupted_demo_leaves_no_process_file_or_port() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let temporary = tempfile::tempdir().unwrap();
+    let page = foreshadow::demo::planes::free_port().unwrap();
+    let mut demo = Command::new(foreshadow_tests::binary())
+        .args(["demo", "--page", &page.to_string()])
+        .env("TMPDIR", temporary.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    block_on(until("requests flow", async || {
+        let body = foreshadow::client::get(page, "/api/status").await.ok()?;
+        let status: foreshadow::status::Status = serde_json::from_slice(&body).unwrap();
+        let busy = status.hosts.iter().all(|host| host.demand > 50.0);
+        busy.then_some(())
+    }));
+    let running = processes(&temporary.path().to_string_lossy());
+    assert!(
+        running.len() >= 8,
+        "six instances, Envoy and the proxy: {running:#?}"
+    );
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    nothing_is_left(temporary.path());
+    std::net::TcpListener::bind(page).expect("the port is free again");
 }
 
 #[test]
