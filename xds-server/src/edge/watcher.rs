@@ -73,7 +73,27 @@ impl World {
         } else if kind == Kind::Instance {
             insert(&mut self.instances, record);
         } else if kind == Kind::Routing {
-            insert(&mut self.routings, record);
+            self.put_routing(record);
+        }
+    }
+
+    /// Takes a routing in, unless it is older than the one in force: a stale leader wrote it past
+    /// the store's fence, or the store has lost what it held. Proxies never go back.
+    fn put_routing(&mut self, record: &Record) {
+        let before = self.routings.get(&record.key.id);
+        let goes_back = |next: &Routing| {
+            before.is_some_and(|known| {
+                next.epoch < known.epoch || next.revision < known.revision
+            })
+        };
+        match record.parse::<Routing>() {
+            Ok(next) if goes_back(&next.value) => tracing::error!(
+                service = record.key.id,
+                epoch = %next.value.epoch,
+                revision = next.value.revision,
+                "a routing that goes back is refused; the newer one stays in force"
+            ),
+            Ok(_) | Err(_) => insert(&mut self.routings, record),
         }
     }
 
@@ -215,5 +235,43 @@ impl Watcher {
             self.stale.pop();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Epoch;
+    use store::{Expect, Key, MemoryStore, Store as _, Transaction};
+
+    use super::*;
+
+    async fn record(epoch: u64, revision: u64) -> Record {
+        let store = MemoryStore::new();
+        let key = Key::new(Kind::Routing, "shop");
+        let routing = Routing {
+            service: ServiceId::new("shop").unwrap(),
+            revision,
+            epoch: Epoch(epoch),
+            migration: None,
+        };
+        let put = Transaction::new().put(key.clone(), Expect::Any, &routing);
+        store.commit(put.unwrap()).await.unwrap();
+        store.get(&key).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_routing_of_a_stale_leader_or_of_a_store_that_went_back_is_refused() {
+        let mut world = World::default();
+        let in_force = |world: &World| {
+            let routing = &world.routings["shop"];
+            (routing.epoch.0, routing.revision)
+        };
+        world.put(&record(3, 7).await);
+        for (epoch, revision) in [(2, 8), (3, 6), (2, 1)] {
+            world.put(&record(epoch, revision).await);
+            assert_eq!(in_force(&world), (3, 7), "{epoch}, {revision}");
+        }
+        world.put(&record(4, 8).await);
+        assert_eq!(in_force(&world), (4, 8));
     }
 }
