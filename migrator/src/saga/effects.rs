@@ -249,9 +249,21 @@ async fn reserve(
             held += other.amount.memory;
         }
     }
+    let mut leaving = Vec::new();
+    for record in context.store.list(Kind::Migration).await? {
+        let other: Migration = record.parse()?.value;
+        if other.original.host == target.id && !other.phase.is_over() {
+            leaving.push((other.instance, other.original));
+        }
+    }
     for record in context.store.list(Kind::Instance).await? {
         let other: Instance = record.parse()?.value;
-        if other.replica.host == target.id {
+        // An original runs, and takes its room, until it is terminated: its instance's record has
+        // named the shadow since it was adopted.
+        let leaves = leaving
+            .iter()
+            .any(|(id, original)| *id == other.spec.id && *original != other.replica);
+        if other.replica.host == target.id || leaves {
             held += other.spec.memory_bytes as f64;
         }
     }
@@ -368,9 +380,12 @@ async fn shift_back(context: &Context, migration: &Migration) -> Result<(), Effe
     route(context, migration, Some((WeightSplit::ORIGINAL, false))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Shadow);
     let limit = Duration::from_millis(context.settings.drain_deadline_ms);
-    // What is left when the time is over was lost by the shadow, not by taking it away.
-    let _ = tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await;
-    Ok(())
+    match tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await {
+        // A store that does not answer says nothing about requests.
+        Ok(quiet) => quiet,
+        // What is left when the time is over was lost by the shadow, not by taking it away.
+        Err(_) => Ok(()),
+    }
 }
 
 async fn judge(

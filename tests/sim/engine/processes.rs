@@ -25,6 +25,8 @@ const SKEW_MS: u64 = 400;
 pub(crate) struct Process {
     pub(crate) migrator: Arc<Migrator>,
     pub(crate) pause: Arc<Pause>,
+    /// The place that it fills: no two that live have the same, nor the same name.
+    place: usize,
 }
 
 /// All processes that were started; the number is the one in the history.
@@ -52,6 +54,10 @@ impl Processes {
     /// Starts one more process, with a clock and a name of its own.
     pub(crate) fn start_one(&self) -> Option<()> {
         let number = self.lock().len();
+        let place = (0..MIGRATORS).find(|place| {
+            let all = self.lock();
+            !all.values().any(|process| process.place == *place && !process.pause.is_dead())
+        })?;
         let mut rng = Rng::new(self.seed, 100 + number as u64);
         let (ahead, behind) = (rng.between(0, SKEW_MS), rng.between(0, SKEW_MS));
         let clock = SimClock::new(self.world.began, ahead, behind);
@@ -62,7 +68,7 @@ impl Processes {
             pause: Arc::clone(&pause),
         };
         // Some come back under their old name, and some under a new one.
-        let name = if rng.in_thousand(500) { number } else { number % MIGRATORS };
+        let name = if rng.in_thousand(500) { number } else { place };
         let holder = HolderId::new(format!("migrator-{name}")).ok()?;
         let migrator = Migrator::start(
             settings()?,
@@ -74,7 +80,8 @@ impl Processes {
         );
         let migrator = Arc::new(migrator);
         self.world.state().history.say(&format!("process  migrator {number} starts"));
-        self.lock().insert(number, Process { migrator, pause });
+        let process = Process { migrator, pause, place };
+        self.lock().insert(number, process);
         Some(())
     }
 
@@ -105,7 +112,7 @@ fn settings() -> Option<Settings> {
         let shadow = BasisPoints::new(shadow).ok()?;
         Some(Stage { shadow, hold_ms })
     };
-    let stages = vec![stage(2_500, 300)?, stage(6_000, 300)?, stage(10_000, 300)?];
+    let stages = vec![stage(2_500, 700)?, stage(6_000, 700)?, stage(10_000, 700)?];
     Some(Settings {
         policy: Policy::None,
         tick_ms: 5_000,
@@ -120,7 +127,7 @@ fn settings() -> Option<Settings> {
         judge: JudgeSettings {
             min_requests: 10,
             deadline_ms: 20_000,
-            mirror_ms: 500,
+            mirror_ms: 700,
             ..JudgeSettings::default()
         },
         drain_deadline_ms: 15_000,

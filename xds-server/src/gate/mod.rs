@@ -10,7 +10,7 @@
 //! 2. **Route**: its virtual host is published once every connected stream has acknowledged the
 //!    clusters that it names, and their endpoints.
 //! 3. **Shrink**: endpoints and clusters that are no longer wanted go once every connected stream
-//!    has acknowledged the route that dropped them.
+//!    has acknowledged the route that dropped them, and no known node is away.
 //!
 //! It is *applied* when all that, removals included, is acknowledged by every connected stream, and
 //! no known node is away: what a node that lost its stream still routes to must stay alive. After
@@ -227,6 +227,10 @@ impl Gate {
             }
         }
         self.route(open, &mut changes);
+        // A node that is away still routes to what is there; it finds it when it comes back.
+        if !self.roster.away().is_empty() {
+            return changes;
+        }
         for id in open {
             let Some(service) = self.services.get_mut(id) else {
                 continue;
