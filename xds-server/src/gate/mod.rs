@@ -138,9 +138,12 @@ impl Gate {
             service.want(None);
         }
         if first {
-            self.services
-                .values_mut()
-                .for_each(ServiceState::presume_good);
+            let mut changes = Changes::default();
+            for service in self.services.values_mut() {
+                service.presume_good();
+                service.add_before(&mut self.published, &mut changes);
+            }
+            self.tell(&changes);
         }
     }
 
