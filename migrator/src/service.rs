@@ -370,15 +370,14 @@ async fn obey(
 
 /// Why an instance cannot move while a migration of it is parked: that one still holds the shadow,
 /// the reservation and the routing.
-async fn parked(
-    shared: &Shared,
-    instance: &InstanceId,
-) -> Result<Option<String>, MigratorError> {
+async fn parked(shared: &Shared, instance: &InstanceId) -> Result<Option<String>, MigratorError> {
     for record in shared.store.list(Kind::Migration).await? {
         let found: Migration = record.parse()?.value;
         if found.phase == Phase::Parked && found.instance == *instance {
             let id = found.id;
-            return Ok(Some(format!("migration {id} of {instance} is parked: answer it first")));
+            return Ok(Some(format!(
+                "migration {id} of {instance} is parked: answer it first"
+            )));
         }
     }
     Ok(None)

@@ -108,7 +108,10 @@ fn a_driver_without_a_fence_is_found() {
 
 #[test]
 fn a_gate_that_forgets_nodes_that_are_away_is_found() {
-    is_found(Planted::ForgetfulGate, &["I2", "I3", "was lost", "no endpoint"]);
+    is_found(
+        Planted::ForgetfulGate,
+        &["I2", "I3", "was lost", "no endpoint"],
+    );
 }
 
 #[test]

@@ -34,8 +34,15 @@ fn argument(name: &str) -> Option<u64> {
 fn replay(seed: u64) -> ExitCode {
     let report = engine::run(seed, None);
     report.lines.iter().for_each(|line| println!("{line}"));
-    println!("seed {seed}: history {}, {} violations", report.hash, report.violations.len());
-    report.violations.iter().for_each(|violation| println!("  {violation}"));
+    println!(
+        "seed {seed}: history {}, {} violations",
+        report.hash,
+        report.violations.len()
+    );
+    report
+        .violations
+        .iter()
+        .for_each(|violation| println!("  {violation}"));
     ExitCode::from(u8::from(!report.violations.is_empty()))
 }
 
@@ -77,13 +84,23 @@ fn main() -> ExitCode {
     let totals = explore(argument("--from").unwrap_or(1), count);
     print!("{totals}");
     let seconds = began.elapsed().as_secs_f64();
-    println!("{count} seeds in {seconds:.1} s, {:.1} seeds/s, {:.0} times as fast as real time", count as f64 / seconds, totals.simulated_ms as f64 / 1_000.0 / seconds);
+    println!(
+        "{count} seeds in {seconds:.1} s, {:.1} seeds/s, {:.0} times as fast as real time",
+        count as f64 / seconds,
+        totals.simulated_ms as f64 / 1_000.0 / seconds
+    );
     let idle = totals.too_little();
     if let Some(what) = &idle {
         println!("too little happened: {what}");
     }
     let violations = totals.violations;
-    println!("promise Z1 {violations} violations target <= 0 {}", word(violations == 0));
-    println!("promise Z2 {count} seeds target >= {SEEDS} {}", word(count >= SEEDS));
+    println!(
+        "promise Z1 {violations} violations target <= 0 {}",
+        word(violations == 0)
+    );
+    println!(
+        "promise Z2 {count} seeds target >= {SEEDS} {}",
+        word(count >= SEEDS)
+    );
     ExitCode::from(u8::from(violations > 0 || idle.is_some()))
 }

@@ -47,11 +47,27 @@ impl Totals {
             ("migrations rolled back", of("rolled back"), self.seeds / 8),
             ("faults", faults, self.seeds),
             ("requests", self.sum.requests, self.seeds * 1_000),
-            ("requests answered by a shadow", self.sum.by_shadow, self.seeds * 20),
-            ("calls to the store that went wrong", self.sum.store_faults, self.seeds / 2),
-            ("calls to the driver that went wrong", self.sum.driver_faults, self.seeds / 8),
+            (
+                "requests answered by a shadow",
+                self.sum.by_shadow,
+                self.seeds * 20,
+            ),
+            (
+                "calls to the store that went wrong",
+                self.sum.store_faults,
+                self.seeds / 2,
+            ),
+            (
+                "calls to the driver that went wrong",
+                self.sum.driver_faults,
+                self.seeds / 8,
+            ),
             ("late calls", self.sum.late, self.seeds / 50),
-            ("stale writes and effects refused", self.sum.fenced, self.seeds / 50),
+            (
+                "stale writes and effects refused",
+                self.sum.fenced,
+                self.seeds / 50,
+            ),
         ];
         let short = least.into_iter().find(|(_, found, wanted)| found < wanted);
         short.map(|(what, found, wanted)| format!("{found} {what}, at least {wanted} are wanted"))
@@ -64,11 +80,33 @@ impl fmt::Display for Totals {
             let each = counts.iter().map(|(name, count)| format!("{name} {count}"));
             each.collect::<Vec<_>>().join(", ")
         };
-        writeln!(f, "migrations: {}; answers given while parked: {}", list(&self.outcomes), self.answers)?;
+        writeln!(
+            f,
+            "migrations: {}; answers given while parked: {}",
+            list(&self.outcomes),
+            self.answers
+        )?;
         writeln!(f, "faults: {}", list(&self.sum.faults))?;
-        let Counters { requests, explained, by_shadow, .. } = &self.sum;
-        writeln!(f, "requests: {requests}, {by_shadow} answered by shadows, {explained} failed by a shadow that was made bad")?;
-        let Counters { store_faults, driver_faults, late, fenced, .. } = &self.sum;
-        writeln!(f, "calls gone wrong: {store_faults} to the store, {driver_faults} to the driver; {late} landed late, {fenced} stale ones were refused")
+        let Counters {
+            requests,
+            explained,
+            by_shadow,
+            ..
+        } = &self.sum;
+        writeln!(
+            f,
+            "requests: {requests}, {by_shadow} answered by shadows, {explained} failed by a shadow that was made bad"
+        )?;
+        let Counters {
+            store_faults,
+            driver_faults,
+            late,
+            fenced,
+            ..
+        } = &self.sum;
+        writeln!(
+            f,
+            "calls gone wrong: {store_faults} to the store, {driver_faults} to the driver; {late} landed late, {fenced} stale ones were refused"
+        )
     }
 }

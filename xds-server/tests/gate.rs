@@ -118,8 +118,48 @@ fn a_node_that_goes_away_is_waited_for_until_it_is_taken_for_gone() {
         fleet.gate.tick();
         fleet.pump();
     }
+    // What it might still have routed to goes only now.
+    fleet.settle();
     assert_eq!(fleet.state(&scene), RoutingState::Applied);
     assert_eq!(fleet.gate.take_roster().get(&node), Some(&false));
+}
+
+#[test]
+fn a_node_that_comes_back_finds_what_it_still_routes_to() {
+    for (protocol, split) in both().into_iter().flat_map(|p| [(p, bp(100)), (p, bp(0))]) {
+        // The shared cluster of an only instance is empty while that is split.
+        let scene = Scene::new("shop", 1);
+        let mut fleet = Fleet::new(&scene.inputs());
+        let (client, _stays) = (fleet.connect(protocol), fleet.connect(protocol));
+        fleet.settle();
+        let id = fleet.clients[client].id;
+        fleet.gate.disconnect(id);
+        let scene = scene.migrate(1, split, true);
+        fleet.set(&scene.inputs());
+        fleet.settle();
+        // At every message a client checks that it routes to nothing that it lacks.
+        fleet.reconnect(client);
+        fleet.settle();
+        assert_eq!(fleet.state(&scene), RoutingState::Applied);
+    }
+}
+
+#[test]
+fn a_control_plane_that_begins_in_the_middle_of_a_split_takes_nothing_away_from_old_routes() {
+    for protocol in both() {
+        let scene = Scene::new("shop", 1);
+        let mut fleet = Fleet::new(&scene.inputs());
+        let client = fleet.connect(protocol);
+        fleet.settle();
+        let known = fleet.gate.take_roster();
+        let scene = scene.migrate(1, bp(0), true);
+        fleet.gate = foreshadow_xds_server::gate::Gate::default();
+        known.into_keys().for_each(|node| fleet.gate.expect(node));
+        fleet.set(&scene.inputs());
+        fleet.reconnect(client);
+        fleet.settle();
+        assert_eq!(fleet.state(&scene), RoutingState::Applied);
+    }
 }
 
 #[test]
@@ -505,6 +545,7 @@ proptest! {
             fleet.gate.tick();
         }
         fleet.pump();
+        fleet.settle();
         prop_assert_eq!(fleet.state(&scene), RoutingState::Applied);
         let clusters: Vec<String> =
             fleet.gate.published().clusters.keys().map(ToString::to_string).collect();

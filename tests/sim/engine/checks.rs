@@ -13,9 +13,15 @@ pub(crate) const ROOM: usize = 3;
 
 /// A migrator was given the lease.
 pub(crate) fn acquired(state: &mut State, client: usize, lease: &Lease) {
-    state.history.say(&format!("lease    migrator {client} leads in epoch {}", lease.epoch));
+    state.history.say(&format!(
+        "lease    migrator {client} leads in epoch {}",
+        lease.epoch
+    ));
     if state.leader.is_some_and(|(_, epoch)| epoch >= lease.epoch) {
-        state.violate(format!("I4: epoch {} was given twice or went back", lease.epoch));
+        state.violate(format!(
+            "I4: epoch {} was given twice or went back",
+            lease.epoch
+        ));
     }
     state.leader = Some((client, lease.epoch));
 }
@@ -26,9 +32,15 @@ pub(crate) fn committed(state: &mut State, client: usize, transaction: &Transact
     if let (Some(fence), Some(newest)) = (&transaction.fence, newest)
         && fence.epoch < newest
     {
-        let what = transaction.writes.first().map(|write| write.key.to_string());
+        let what = transaction
+            .writes
+            .first()
+            .map(|write| write.key.to_string());
         let what = what.unwrap_or_default();
-        state.violate(format!("I4: epoch {} wrote {what} while epoch {newest} leads", fence.epoch));
+        state.violate(format!(
+            "I4: epoch {} wrote {what} while epoch {newest} leads",
+            fence.epoch
+        ));
     }
     for write in &transaction.writes {
         let Some(value) = &write.value else { continue };
@@ -43,7 +55,9 @@ pub(crate) fn committed(state: &mut State, client: usize, transaction: &Transact
         if let Ok(line) = serde_json::from_slice::<migrator::saga::LogLine>(entry) {
             let (event, phase, next) = (line.event, line.phase.name(), line.next.join(", "));
             let log = &log.0;
-            state.history.say(&format!("{log} by {client}: {event} -> {phase}; next: {next}"));
+            state.history.say(&format!(
+                "{log} by {client}: {event} -> {phase}; next: {next}"
+            ));
         }
     }
 }
@@ -59,16 +73,28 @@ fn routed(state: &mut State, routing: &Routing) {
     let last = state.revisions.entry(routing.service.clone()).or_insert(0);
     let before = std::mem::replace(last, routing.revision);
     if routing.revision <= before {
-        state.violate(format!("I5: {} went from revision {before} to {}", routing.service, routing.revision));
+        state.violate(format!(
+            "I5: {} went from revision {before} to {}",
+            routing.service, routing.revision
+        ));
     }
-    let Some(migration) = &routing.migration else { return };
-    let (shadow, original) = (migration.split.shadow().get(), migration.split.original().get());
+    let Some(migration) = &routing.migration else {
+        return;
+    };
+    let (shadow, original) = (
+        migration.split.shadow().get(),
+        migration.split.original().get(),
+    );
     let m = &migration.migration;
     if shadow > 0 && !is_fit(state, migration.shadow) {
-        state.violate(format!("I2: {m} gives weight {shadow} to a shadow that is not fit"));
+        state.violate(format!(
+            "I2: {m} gives weight {shadow} to a shadow that is not fit"
+        ));
     }
     if original > 0 && !is_fit(state, migration.original) {
-        state.violate(format!("I2: {m} gives weight {original} to an original that is not fit"));
+        state.violate(format!(
+            "I2: {m} gives weight {original} to an original that is not fit"
+        ));
     }
 }
 
@@ -82,13 +108,19 @@ fn is_fit(state: &State, endpoint: Endpoint) -> bool {
 fn placed(state: &mut State, instance: &Instance) {
     let endpoint = instance.replica.endpoint;
     if !is_fit(state, endpoint) {
-        state.violate(format!("I2: {} is placed at a replica that is not fit", instance.spec.id));
+        state.violate(format!(
+            "I2: {} is placed at a replica that is not fit",
+            instance.spec.id
+        ));
     }
     state.homes.insert(instance.spec.id.clone(), endpoint);
 }
 
 fn moved(state: &mut State, migration: &Migration) {
-    let known = state.phases.insert(migration.id.clone(), (migration.instance.clone(), migration.phase));
+    let known = state.phases.insert(
+        migration.id.clone(),
+        (migration.instance.clone(), migration.phase),
+    );
     if known.is_none() {
         one_at_a_time(state, migration);
     }
@@ -100,7 +132,11 @@ fn one_at_a_time(state: &mut State, migration: &Migration) {
         **id != migration.id && *instance == migration.instance && !is_over(*phase)
     });
     if let Some((id, (instance, phase))) = other {
-        let text = format!("I6: {} begins while {id} of {instance} is {}", migration.id, phase.name());
+        let text = format!(
+            "I6: {} begins while {id} of {instance} is {}",
+            migration.id,
+            phase.name()
+        );
         state.violate(text);
     }
 }
@@ -130,27 +166,42 @@ pub(crate) fn before_original_ends(state: &mut State, original: &Replica, forced
         return;
     }
     if let Some(feeder) = feeder(state, endpoint) {
-        state.violate(format!("I3: {} ends while {feeder} routes to it", original.tag));
+        state.violate(format!(
+            "I3: {} ends while {feeder} routes to it",
+            original.tag
+        ));
     }
     let open = state.load.at(endpoint);
     if open > 0 && !forced {
-        state.violate(format!("I3: {} ends with {open} requests in progress", original.tag));
+        state.violate(format!(
+            "I3: {} ends with {open} requests in progress",
+            original.tag
+        ));
     } else if open > 0 {
         state.load.excused.insert(endpoint);
     }
     if state.homes.values().any(|home| *home == endpoint) {
-        state.violate(format!("I1: {} ends while its record names it", original.tag));
+        state.violate(format!(
+            "I1: {} ends while its record names it",
+            original.tag
+        ));
     }
 }
 
 /// I1, I2: a shadow that ends serves nobody.
 pub(crate) fn before_shadow_ends(state: &mut State, shadow: &Replica) {
     if state.homes.values().any(|home| *home == shadow.endpoint) {
-        state.violate(format!("I1: {} ends as a shadow and is the instance", shadow.tag));
+        state.violate(format!(
+            "I1: {} ends as a shadow and is the instance",
+            shadow.tag
+        ));
     }
     let excused = state.load.excused.contains(&shadow.endpoint);
     if let Some(feeder) = feeder(state, shadow.endpoint).filter(|_| !excused) {
-        state.violate(format!("I2: {} ends while {feeder} routes to it", shadow.tag));
+        state.violate(format!(
+            "I2: {} ends while {feeder} routes to it",
+            shadow.tag
+        ));
     }
 }
 
@@ -172,7 +223,10 @@ pub(crate) fn always(state: &mut State) {
         for (cluster, endpoint) in proxy.feeds() {
             let fit = is_fit(state, endpoint) || state.load.excused.contains(&endpoint);
             if !fit {
-                wrong.push(format!("I2: {} routes to {endpoint} ({cluster}), which is not fit", proxy.node));
+                wrong.push(format!(
+                    "I2: {} routes to {endpoint} ({cluster}), which is not fit",
+                    proxy.node
+                ));
             }
         }
     }
@@ -183,7 +237,12 @@ pub(crate) fn always(state: &mut State) {
     for (tag, room) in &state.machines.rooms {
         if !state.machines.running.contains_key(&room.endpoint) {
             *hosts.entry(room.host.as_str()).or_default() += 1;
-        } else if !state.machines.running.values().any(|m| m.replica.tag == *tag) {
+        } else if !state
+            .machines
+            .running
+            .values()
+            .any(|m| m.replica.tag == *tag)
+        {
             wrong.push(format!("the room of {tag} holds another replica"));
         }
     }

@@ -63,14 +63,25 @@ impl SimDriver {
         } else if unclear {
             let silent = chance.in_thousand(300);
             let after = chance.between(0, 3_000);
-            (Some(after), Some(if silent { Lie::Silence } else { Lie::Transient }))
+            (
+                Some(after),
+                Some(if silent { Lie::Silence } else { Lie::Transient }),
+            )
         } else if is(Fault::DriverSlow) {
             (Some(chance.between(500, 6_000)), None)
         } else {
-            return Fate { lands_after: Some(to), back, lie: None };
+            return Fate {
+                lands_after: Some(to),
+                back,
+                lie: None,
+            };
         };
         state.counters.driver_faults += 1;
-        Fate { lands_after, back, lie }
+        Fate {
+            lands_after,
+            back,
+            lie,
+        }
     }
 
     /// Sends a call, and waits for its answer.
@@ -146,27 +157,47 @@ async fn land(
     let record = world.store.get(&key).await.ok().flatten();
     let record = record.and_then(|record| record.parse::<Migration>().ok());
     let mut state = world.state();
-    checks::effect_is_logged(&mut state, operation, ctx, number(ctx), record.as_ref().map(|r| &r.value));
+    checks::effect_is_logged(
+        &mut state,
+        operation,
+        ctx,
+        number(ctx),
+        record.as_ref().map(|r| &r.value),
+    );
     let seen = state.machines.seen.0;
     if ctx.epoch < seen {
         if !world.has(Planted::NoDriverFence) {
             state.counters.fenced += 1;
-            return Err(DriverError::Fenced { operation, ours: ctx.epoch, seen });
+            return Err(DriverError::Fenced {
+                operation,
+                ours: ctx.epoch,
+                seen,
+            });
         }
-        state.violate(format!("I4: {operation} of epoch {} was carried out, {seen} had been seen", ctx.epoch));
+        state.violate(format!(
+            "I4: {operation} of epoch {} was carried out, {seen} had been seen",
+            ctx.epoch
+        ));
     }
     state.machines.seen = Epoch0(ctx.epoch.max(seen));
     if let Some(gave) = state.machines.done.get(&ctx.op) {
         return Ok(gave.clone());
     }
-    let newest = state.machines.newest.entry(ctx.migration.to_string()).or_insert(0);
+    let newest = state
+        .machines
+        .newest
+        .entry(ctx.migration.to_string())
+        .or_insert(0);
     if number(ctx) < *newest {
         return Err(failed(operation, ctx, "a later operation has begun"));
     }
     *newest = number(ctx);
     let result = deed(&mut state);
     let how = if result.is_ok() { "done" } else { "refused" };
-    state.history.say(&format!("driver   {operation} {} (epoch {}): {how}", ctx.op, ctx.epoch));
+    state.history.say(&format!(
+        "driver   {operation} {} (epoch {}): {how}",
+        ctx.op, ctx.epoch
+    ));
     match result {
         Ok(gave) => {
             state.machines.done.insert(ctx.op.clone(), gave.clone());
@@ -181,7 +212,11 @@ fn prepare(state: &mut State, tag: String, target: &Host) -> Gave {
         return Gave::Endpoint(room.endpoint);
     }
     let endpoint = state.machines.fresh_endpoint();
-    let room = Room { endpoint, host: target.id.clone(), rounds: 0 };
+    let room = Room {
+        endpoint,
+        host: target.id.clone(),
+        rounds: 0,
+    };
     state.machines.rooms.insert(tag, room);
     Gave::Endpoint(endpoint)
 }
@@ -210,7 +245,9 @@ fn fork(state: &mut State, tag: &str, op: &str, original: Endpoint) -> Result<Ga
 
 fn on_shadow(state: &mut State, shadow: &Replica, verify: bool) -> Result<Gave, String> {
     let machine = state.machines.running.get_mut(&shadow.endpoint);
-    let machine = machine.filter(|machine| machine.alive).ok_or("it does not run")?;
+    let machine = machine
+        .filter(|machine| machine.alive)
+        .ok_or("it does not run")?;
     if verify && !machine.identity {
         return Err("it has the original's identity".to_owned());
     }
@@ -222,7 +259,10 @@ fn on_shadow(state: &mut State, shadow: &Replica, verify: bool) -> Result<Gave, 
 /// Whatever exists of the shadow.
 fn destroy(state: &mut State, tag: &str) -> Gave {
     state.machines.rooms.remove(tag);
-    let shadow = state.machines.tagged(tag).map(|machine| machine.replica.clone());
+    let shadow = state
+        .machines
+        .tagged(tag)
+        .map(|machine| machine.replica.clone());
     if let Some(shadow) = shadow {
         checks::before_shadow_ends(state, &shadow);
         state.machines.running.remove(&shadow.endpoint);
@@ -287,7 +327,11 @@ impl Driver for SimDriver {
         instance: &Instance,
         _: &Host,
     ) -> Result<Forked, DriverError> {
-        let (tag, op, original) = (ctx.migration.to_string(), ctx.op.clone(), instance.replica.endpoint);
+        let (tag, op, original) = (
+            ctx.migration.to_string(),
+            ctx.op.clone(),
+            instance.replica.endpoint,
+        );
         let deed: Deed = Box::new(move |state| fork(state, &tag, &op, original));
         match self.call(ctx, "fork", deed).await? {
             Gave::Replica(replica) => Ok(Forked {
@@ -320,7 +364,9 @@ impl Driver for SimDriver {
         let shadow = shadow.clone();
         let deed: Deed = Box::new(move |state| on_shadow(state, &shadow, true));
         let checks = vec!["simulated".to_owned()];
-        self.call(ctx, "verify", deed).await.map(|_| Verified { checks })
+        self.call(ctx, "verify", deed)
+            .await
+            .map(|_| Verified { checks })
     }
 
     async fn terminate(
@@ -348,7 +394,10 @@ impl Driver for SimDriver {
     async fn find_by_tag(&self, tag: &str) -> Result<Option<Replica>, DriverError> {
         self.pause.pass().await;
         let mut state = self.world.state();
-        Ok(state.machines.tagged(tag).map(|machine| machine.replica.clone()))
+        Ok(state
+            .machines
+            .tagged(tag)
+            .map(|machine| machine.replica.clone()))
     }
 
     async fn stop(&self, _: &Replica) -> Result<(), DriverError> {

@@ -7,7 +7,7 @@ pub(crate) const HEALED_MS: u64 = 26_000;
 
 /// A bug in one of the simulation's own wrappers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
+pub(crate) enum Planted {
     /// The store does not look at the fence.
     NoStoreFence,
     /// The driver does not look at the epoch.
@@ -18,17 +18,6 @@ pub enum Planted {
     SilenceIsQuiet,
     /// A write of unknown outcome is taken as not made, without reading.
     UnknownIsFailed,
-}
-
-impl Planted {
-    /// Each of them.
-    pub const ALL: [Self; 5] = [
-        Self::NoStoreFence,
-        Self::NoDriverFence,
-        Self::ForgetfulGate,
-        Self::SilenceIsQuiet,
-        Self::UnknownIsFailed,
-    ];
 }
 
 /// What can go wrong.
@@ -95,7 +84,7 @@ impl Fault {
     }
 
     fn any(rng: &mut Rng, proxies: usize) -> Self {
-        match rng.between(0, 20) {
+        match rng.between(0, 21) {
             0 | 1 => Self::LeaderCrash,
             2..=4 => Self::LeaderPause,
             5 => Self::StoreErrors,
@@ -107,10 +96,10 @@ impl Fault {
             11 => Self::DriverDead,
             12 | 13 => Self::ProxyAway(rng.index(proxies)),
             14 => Self::ProxySlow(rng.index(proxies)),
-            15 => Self::ProxyMute(rng.index(proxies)),
-            16 => Self::PlaneDown,
-            17 => Self::PlaneCutOff,
-            18 => Self::Abort,
+            15 | 16 => Self::ProxyMute(rng.index(proxies)),
+            17 => Self::PlaneDown,
+            18 => Self::PlaneCutOff,
+            19 => Self::Abort,
             _ => [Self::BadShadow, Self::ShadowDies][rng.index(2)],
         }
     }
@@ -135,6 +124,7 @@ pub(crate) fn plan(seed: u64, proxies: usize) -> Vec<Planned> {
             let from_ms = rng.between(1_500, 17_000);
             let lasts = match fault {
                 Fault::LeaderPause => rng.between(2_500, 8_000),
+                Fault::ProxyAway(_) | Fault::ProxyMute(_) => rng.between(2_000, 12_000),
                 _ => rng.between(300, 9_000),
             };
             let to_ms = (from_ms + lasts).min(HEALED_MS - 500);

@@ -25,11 +25,17 @@ const LIMIT_MS: u64 = 500;
 /// How a call goes.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
-    Fine { to: u64, back: u64 },
+    Fine {
+        to: u64,
+        back: u64,
+    },
     /// Refused before anything was done.
     Refused,
     /// Done, if it lands at all; the caller hears nothing of it.
-    Unknown { lands_after: Option<u64>, told_after: u64 },
+    Unknown {
+        lands_after: Option<u64>,
+        told_after: u64,
+    },
 }
 
 /// One migrator's store.
@@ -61,17 +67,29 @@ impl FaultyStore {
         let told_after = LIMIT_MS;
         let fate = if cut_off {
             let lands_after = None;
-            Fate::Unknown { lands_after, told_after }
+            Fate::Unknown {
+                lands_after,
+                told_after,
+            }
         } else if errors && chance.in_thousand(500) {
             Fate::Refused
         } else if errors {
             let lands_after = Some(chance.between(0, 5));
-            Fate::Unknown { lands_after, told_after: chance.between(5, 20) }
+            Fate::Unknown {
+                lands_after,
+                told_after: chance.between(5, 20),
+            }
         } else if hangs {
             let lands_after = chance.in_thousand(600).then(|| chance.between(1, 2_500));
-            Fate::Unknown { lands_after, told_after }
+            Fate::Unknown {
+                lands_after,
+                told_after,
+            }
         } else {
-            return Fate::Fine { to: chance.between(0, 3), back: chance.between(0, 3) };
+            return Fate::Fine {
+                to: chance.between(0, 3),
+                back: chance.between(0, 3),
+            };
         };
         state.counters.store_faults += 1;
         fate
@@ -125,7 +143,10 @@ impl FaultyStore {
                 drop(work);
                 Err(unavailable(operation))
             }
-            Fate::Unknown { lands_after, told_after } => {
+            Fate::Unknown {
+                lands_after,
+                told_after,
+            } => {
                 if let Some(after) = lands_after {
                     let world = Arc::clone(&self.world);
                     tokio::spawn(async move {

@@ -48,7 +48,10 @@ impl Load {
 
     /// Requests in progress at a replica.
     pub(crate) fn at(&self, endpoint: Endpoint) -> usize {
-        self.open.iter().filter(|open| open.endpoint == endpoint).count()
+        self.open
+            .iter()
+            .filter(|open| open.endpoint == endpoint)
+            .count()
     }
 }
 
@@ -74,14 +77,28 @@ fn send(state: &mut State, index: usize, now: u64) {
     let proxy = &mut state.proxies[index];
     let Some((cluster, endpoint)) = proxy.choose(service) else {
         let node = proxy.node.clone();
-        state.violate(format!("a request for {service} found no endpoint at {node}"));
+        state.violate(format!(
+            "a request for {service} found no endpoint at {node}"
+        ));
         return;
     };
-    let long = state.load.rng.in_thousand(40);
-    let took_ms = if long { state.load.rng.between(300, LONGEST_MS) } else { state.load.rng.between(3, 40) };
+    let long = state.load.rng.in_thousand(80);
+    let took_ms = if long {
+        state.load.rng.between(300, LONGEST_MS)
+    } else {
+        state.load.rng.between(3, 40)
+    };
     proxy.counts.entry(cluster.clone()).or_default().in_progress += 1;
-    state.history.note(now ^ (u64::from(endpoint.0.port()) << 32));
-    let mut open = Open { proxy: index, cluster, endpoint, ends_at: now + took_ms, took_ms };
+    state
+        .history
+        .note(now ^ (u64::from(endpoint.0.port()) << 32));
+    let mut open = Open {
+        proxy: index,
+        cluster,
+        endpoint,
+        ends_at: now + took_ms,
+        took_ms,
+    };
     if !state.machines.serves(endpoint) {
         open.ends_at = now;
         finish(state, &open);
@@ -92,7 +109,9 @@ fn send(state: &mut State, index: usize, now: u64) {
 
 fn end(state: &mut State, now: u64) {
     let open = std::mem::take(&mut state.load.open);
-    let (over, left) = open.into_iter().partition::<Vec<_>, _>(|open| open.ends_at <= now);
+    let (over, left) = open
+        .into_iter()
+        .partition::<Vec<_>, _>(|open| open.ends_at <= now);
     state.load.open = left;
     for open in over {
         finish(state, &open);
@@ -100,12 +119,19 @@ fn end(state: &mut State, now: u64) {
 }
 
 fn finish(state: &mut State, open: &Open) {
-    let machine = state.machines.running.get(&open.endpoint).filter(|machine| machine.alive);
+    let machine = state
+        .machines
+        .running
+        .get(&open.endpoint)
+        .filter(|machine| machine.alive);
     let failed = match machine {
         None => true,
         Some(machine) => machine.bad && state.load.rng.in_thousand(600),
     };
-    let counts = state.proxies[open.proxy].counts.entry(open.cluster.clone()).or_default();
+    let counts = state.proxies[open.proxy]
+        .counts
+        .entry(open.cluster.clone())
+        .or_default();
     counts.in_progress = counts.in_progress.saturating_sub(1);
     counts.latency.record(open.took_ms * 1_000);
     if failed {
@@ -118,7 +144,10 @@ fn finish(state: &mut State, open: &Open) {
     }
     if failed && machine.is_none() && !state.load.excused.contains(&open.endpoint) {
         let node = state.proxies[open.proxy].node.clone();
-        state.violate(format!("a request through {node} ({}) was lost: {} does not run", open.cluster, open.endpoint));
+        state.violate(format!(
+            "a request through {node} ({}) was lost: {} does not run",
+            open.cluster, open.endpoint
+        ));
     } else if failed {
         state.counters.explained += 1;
     }

@@ -92,7 +92,11 @@ async fn simulate(seed: u64, planted: Option<Planted>) -> Report {
     nemesis::until(&world, 1_000).await;
     let before = rest::published(&world.state());
     for planned in faults::plan(seed, count) {
-        tokio::spawn(nemesis::run(Arc::clone(&world), Arc::clone(&processes), planned));
+        tokio::spawn(nemesis::run(
+            Arc::clone(&world),
+            Arc::clone(&processes),
+            planned,
+        ));
     }
     tokio::spawn(nemesis::heal(Arc::clone(&world), Arc::clone(&processes)));
     let mut operator = Operator {
@@ -103,7 +107,9 @@ async fn simulate(seed: u64, planted: Option<Planted>) -> Report {
     };
     operator.run().await;
     tokio::time::sleep(CALM).await;
-    rest::check(&world, &before).await.expect("the store answers");
+    rest::check(&world, &before)
+        .await
+        .expect("the store answers");
     report(seed, &world, operator.parked)
 }
 
@@ -155,7 +161,11 @@ fn streams(state: &mut State, now: u64) {
                 gate.disconnect(id);
             }
         } else if proxy.stream.is_none() {
-            let wait = if now < 500 { 0 } else { proxy.rng.between(50, 1_500) };
+            let wait = if now < 500 {
+                0
+            } else {
+                proxy.rng.between(50, 1_500)
+            };
             let at = *proxy.connects_at.get_or_insert(now + wait);
             let id = plane::stream_id(plane);
             if let Some(gate) = plane.gate.as_mut().filter(|_| at <= now) {
@@ -197,5 +207,7 @@ fn shadow_dies(state: &mut State) {
     }
     state.load.excused.insert(endpoint);
     state.active.retain(|fault| *fault != Fault::ShadowDies);
-    state.history.say(&format!("nemesis  the shadow at {endpoint} dies"));
+    state
+        .history
+        .say(&format!("nemesis  the shadow at {endpoint} dies"));
 }

@@ -10,7 +10,11 @@ use super::world::World;
 
 /// Runs one fault from its beginning to its end.
 pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: Planned) {
-    let Planned { fault, from_ms, to_ms } = planned;
+    let Planned {
+        fault,
+        from_ms,
+        to_ms,
+    } = planned;
     until(&world, from_ms).await;
     let hit = processes.leader();
     begin(&world, fault, hit.as_ref().map(|(number, _)| *number));
@@ -51,11 +55,17 @@ fn begin(world: &World, fault: Fault, hit: Option<usize>) {
     }
     *state.counters.faults.entry(fault.name()).or_default() += 1;
     let whom = match fault {
-        Fault::LeaderCrash | Fault::LeaderPause | Fault::LeaderCutOff => format!(" (migrator {hit:?})"),
-        Fault::ProxyAway(index) | Fault::ProxySlow(index) | Fault::ProxyMute(index) => format!(" (proxy {index})"),
+        Fault::LeaderCrash | Fault::LeaderPause | Fault::LeaderCutOff => {
+            format!(" (migrator {hit:?})")
+        }
+        Fault::ProxyAway(index) | Fault::ProxySlow(index) | Fault::ProxyMute(index) => {
+            format!(" (proxy {index})")
+        }
         _ => String::new(),
     };
-    state.history.say(&format!("nemesis  {} begins{whom}", fault.name()));
+    state
+        .history
+        .say(&format!("nemesis  {} begins{whom}", fault.name()));
 }
 
 fn end(world: &World, fault: Fault) {
@@ -63,7 +73,9 @@ fn end(world: &World, fault: Fault) {
     if let Some(index) = state.active.iter().position(|active| *active == fault) {
         state.active.remove(index);
     }
-    state.history.say(&format!("nemesis  {} ends", fault.name()));
+    state
+        .history
+        .say(&format!("nemesis  {} ends", fault.name()));
 }
 
 /// What is done once, at the beginning.

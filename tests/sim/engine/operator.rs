@@ -74,7 +74,9 @@ impl Operator {
             state.violate(format!("I6, I11: {instance} was moved to {host}"));
         }
         let told = answer.map_or_else(|error| error.to_string(), |id| format!("begun as {id}"));
-        state.history.say(&format!("operator {instance} to {host}, asked of {number}: {told}"));
+        state.history.say(&format!(
+            "operator {instance} to {host}, asked of {number}: {told}"
+        ));
     }
 
     async fn migrations(&self) -> Vec<Migration> {
@@ -82,7 +84,10 @@ impl Operator {
     }
 
     async fn is_at_rest(&self) -> bool {
-        self.migrations().await.iter().all(|migration| is_over(migration.phase))
+        self.migrations()
+            .await
+            .iter()
+            .all(|migration| is_over(migration.phase))
     }
 
     async fn answer_one(&mut self) {
@@ -91,7 +96,11 @@ impl Operator {
             return;
         };
         let back = self.rng.in_thousand(400);
-        let answer = if back { Answer::RollBack } else { Answer::Retry };
+        let answer = if back {
+            Answer::RollBack
+        } else {
+            Answer::Retry
+        };
         self.parked += 1;
         self.give(parked.id.clone(), answer).await;
     }

@@ -33,18 +33,29 @@ pub(crate) struct Plane {
 
 /// Does what is safe, and sends what is due.
 pub(crate) fn pump(state: &mut State, now: u64) {
-    let State { plane, proxies, active, .. } = state;
+    let State {
+        plane,
+        proxies,
+        active,
+        ..
+    } = state;
     let Some(gate) = &mut plane.gate else { return };
     gate.advance();
     for id in gate.take_ready() {
         let found = proxies.iter_mut().enumerate();
-        let Some((index, proxy)) = found.into_iter().find(|(_, proxy)| proxy.stream == Some(id))
+        let Some((index, proxy)) = found
+            .into_iter()
+            .find(|(_, proxy)| proxy.stream == Some(id))
         else {
             continue;
         };
         while let Some(response) = gate.next_response(id) {
             let slow = active.contains(&Fault::ProxySlow(index));
-            let delay = if slow { proxy.rng.between(300, 2_500) } else { proxy.rng.between(1, 40) };
+            let delay = if slow {
+                proxy.rng.between(300, 2_500)
+            } else {
+                proxy.rng.between(1, 40)
+            };
             proxy.receive(now + delay, response);
         }
     }
@@ -73,7 +84,9 @@ pub(crate) async fn run(world: Arc<World>) {
         } else if cut_off {
             tick(&mut world.state(), millis(world.began));
         } else if let Err(error) = work(&world, clock.now()).await {
-            world.state().violate(format!("the control plane cannot read: {error}"));
+            world
+                .state()
+                .violate(format!("the control plane cannot read: {error}"));
         }
     }
 }
@@ -82,7 +95,10 @@ fn fall(state: &mut State) {
     if state.plane.gate.is_some() {
         state.history.say("plane    down");
         let next_stream = state.plane.next_stream;
-        state.plane = Plane { next_stream, ..Plane::default() };
+        state.plane = Plane {
+            next_stream,
+            ..Plane::default()
+        };
     }
 }
 
@@ -152,7 +168,10 @@ pub(crate) async fn all<T: DeserializeOwned>(
     kind: Kind,
 ) -> Result<Vec<T>, StoreError> {
     let records = world.store.list(kind).await?;
-    records.iter().map(|record| Ok(record.parse()?.value)).collect()
+    records
+        .iter()
+        .map(|record| Ok(record.parse()?.value))
+        .collect()
 }
 
 /// Nodes and progress that are not written yet.
@@ -190,10 +209,16 @@ fn traffic(
     mut writes: Transaction,
 ) -> Result<Transaction, StoreError> {
     if silence_is_quiet {
-        for node in plane.telemetry.values_mut().filter(|node| at.since(node.reported_at) > 450) {
+        for node in plane
+            .telemetry
+            .values_mut()
+            .filter(|node| at.since(node.reported_at) > 450)
+        {
             node.reported_at = at;
             node.reports += 2;
-            node.clusters.values_mut().for_each(|counts| counts.in_progress = 0);
+            node.clusters
+                .values_mut()
+                .for_each(|counts| counts.in_progress = 0);
         }
     }
     for service in plane.inputs.keys() {
@@ -203,7 +228,11 @@ fn traffic(
             node.clusters
                 .retain(|name, _| name == service.as_str() || name.starts_with(&temporary));
         }
-        let record = Traffic { service: service.clone(), at, nodes };
+        let record = Traffic {
+            service: service.clone(),
+            at,
+            nodes,
+        };
         let key = Key::new(Kind::Traffic, service.as_str());
         writes = writes.put(key, Expect::Any, &record)?;
     }

@@ -56,7 +56,8 @@ impl Processes {
         let number = self.lock().len();
         let place = (0..MIGRATORS).find(|place| {
             let all = self.lock();
-            !all.values().any(|process| process.place == *place && !process.pause.is_dead())
+            !all.values()
+                .any(|process| process.place == *place && !process.pause.is_dead())
         })?;
         let mut rng = Rng::new(self.seed, 100 + number as u64);
         let (ahead, behind) = (rng.between(0, SKEW_MS), rng.between(0, SKEW_MS));
@@ -79,8 +80,15 @@ impl Processes {
             Duration::from_secs(2),
         );
         let migrator = Arc::new(migrator);
-        self.world.state().history.say(&format!("process  migrator {number} starts"));
-        let process = Process { migrator, pause, place };
+        self.world
+            .state()
+            .history
+            .say(&format!("process  migrator {number} starts"));
+        let process = Process {
+            migrator,
+            pause,
+            place,
+        };
         self.lock().insert(number, process);
         Some(())
     }
@@ -89,8 +97,13 @@ impl Processes {
     pub(crate) fn leader(&self) -> Option<(usize, Process)> {
         let leader = self.world.state().leader.map(|(client, _)| client);
         let all = self.lock();
-        let lives = |number: &usize| all.get(number).is_some_and(|process| !process.pause.is_dead());
-        let number = leader.filter(lives).or_else(|| all.keys().copied().find(lives))?;
+        let lives = |number: &usize| {
+            all.get(number)
+                .is_some_and(|process| !process.pause.is_dead())
+        };
+        let number = leader
+            .filter(lives)
+            .or_else(|| all.keys().copied().find(lives))?;
         all.get(&number).cloned().map(|process| (number, process))
     }
 
@@ -112,7 +125,11 @@ fn settings() -> Option<Settings> {
         let shadow = BasisPoints::new(shadow).ok()?;
         Some(Stage { shadow, hold_ms })
     };
-    let stages = vec![stage(2_500, 700)?, stage(6_000, 700)?, stage(10_000, 700)?];
+    let stages = vec![
+        stage(2_500, 1_000)?,
+        stage(5_000, 1_000)?,
+        stage(10_000, 100)?,
+    ];
     Some(Settings {
         policy: Policy::None,
         tick_ms: 5_000,

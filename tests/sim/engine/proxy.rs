@@ -131,7 +131,10 @@ impl Proxy {
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
                 names,
-                version: known.next_back().map(|(_, v)| v.clone()).unwrap_or_default(),
+                version: known
+                    .next_back()
+                    .map(|(_, v)| v.clone())
+                    .unwrap_or_default(),
                 nonce,
                 error: None,
             },
@@ -139,7 +142,9 @@ impl Proxy {
                 subscribe: names,
                 unsubscribe: Vec::new(),
                 initial: if first {
-                    known.map(|((_, name), version)| (name.clone(), version.clone())).collect()
+                    known
+                        .map(|((_, name), version)| (name.clone(), version.clone()))
+                        .collect()
                 } else {
                     Vec::new()
                 },
@@ -214,7 +219,8 @@ impl Proxy {
             self.versions.insert(key, resource.version.to_string());
             match kind {
                 ResourceType::Endpoint => {
-                    self.endpoints.insert(resource.name.to_string(), addresses(resource));
+                    self.endpoints
+                        .insert(resource.name.to_string(), addresses(resource));
                 }
                 ResourceType::Route => self.routes = shares(resource),
                 ResourceType::Cluster | ResourceType::Listener => {}
@@ -250,7 +256,11 @@ impl Proxy {
 
     /// Where it may send a request now.
     pub(crate) fn feeds(&self) -> impl Iterator<Item = (&str, Endpoint)> {
-        let shares = self.routes.values().flatten().filter(|(_, weight)| *weight > 0);
+        let shares = self
+            .routes
+            .values()
+            .flatten()
+            .filter(|(_, weight)| *weight > 0);
         shares.flat_map(|(cluster, _)| {
             let endpoints = self.endpoints.get(cluster).into_iter().flatten();
             endpoints.map(move |endpoint| (cluster.as_str(), *endpoint))
@@ -280,7 +290,9 @@ impl Proxy {
 fn addresses(resource: &Resource) -> BTreeSet<Endpoint> {
     let assignment = ClusterLoadAssignment::decode(resource.any.value.as_slice());
     let localities = assignment.unwrap_or_default().endpoints;
-    let endpoints = localities.into_iter().flat_map(|locality| locality.lb_endpoints);
+    let endpoints = localities
+        .into_iter()
+        .flat_map(|locality| locality.lb_endpoints);
     endpoints.filter_map(address).collect()
 }
 
@@ -301,7 +313,9 @@ fn address(endpoint: LbEndpoint) -> Option<Endpoint> {
 fn shares(resource: &Resource) -> BTreeMap<String, Vec<Share>> {
     let routes = RouteConfiguration::decode(resource.any.value.as_slice()).unwrap_or_default();
     let hosts = routes.virtual_hosts.into_iter();
-    hosts.map(|host| (host.name.clone(), of_host(host))).collect()
+    hosts
+        .map(|host| (host.name.clone(), of_host(host)))
+        .collect()
 }
 
 /// The last route of a host takes every request that those before it leave.

@@ -20,7 +20,12 @@ pub(crate) fn published(state: &State) -> Names {
     let clusters = published.clusters.values();
     let endpoints = published.endpoints.values();
     let mut names: Names = clusters
-        .map(|resource| (format!("cluster {}", resource.name), resource.version.to_string()))
+        .map(|resource| {
+            (
+                format!("cluster {}", resource.name),
+                resource.version.to_string(),
+            )
+        })
         .collect();
     names.extend(endpoints.map(|r| (format!("endpoints of {}", r.name), r.version.to_string())));
     names.insert("routes".to_owned(), published.routes.version.to_string());
@@ -33,17 +38,29 @@ pub(crate) async fn check(world: &World, before: &Names) -> Result<(), StoreErro
     let routings: Vec<Routing> = all(world, Kind::Routing).await?;
     let mut state = world.state();
     for reservation in reservations {
-        state.violate(format!("I7: the reservation of {} is left over", reservation.migration));
+        state.violate(format!(
+            "I7: the reservation of {} is left over",
+            reservation.migration
+        ));
     }
-    for routing in routings.iter().filter(|routing| routing.migration.is_some()) {
-        state.violate(format!("I7: the routing of {} is still a migration's", routing.service));
+    for routing in routings
+        .iter()
+        .filter(|routing| routing.migration.is_some())
+    {
+        state.violate(format!(
+            "I7: the routing of {} is still a migration's",
+            routing.service
+        ));
     }
     machines(&mut state);
     let now = published(&state);
     for name in now.keys().filter(|name| name.contains('~')) {
         state.violate(format!("I7: {name} is still published"));
     }
-    let done = state.phases.values().any(|(_, phase)| *phase == domain::Phase::Done);
+    let done = state
+        .phases
+        .values()
+        .any(|(_, phase)| *phase == domain::Phase::Done);
     if !done && now != *before {
         state.violate("I9: what is published is not what was before".to_owned());
     }
@@ -60,7 +77,10 @@ fn machines(state: &mut State) {
         .collect();
     let used = |endpoint: Endpoint| state.machines.running.contains_key(&endpoint);
     let rooms = state.machines.rooms.iter();
-    let rooms: Vec<_> = rooms.filter(|(_, room)| !used(room.endpoint)).map(|(tag, _)| tag.clone()).collect();
+    let rooms: Vec<_> = rooms
+        .filter(|(_, room)| !used(room.endpoint))
+        .map(|(tag, _)| tag.clone())
+        .collect();
     for tag in orphans {
         state.violate(format!("I7: replica {tag} is left over"));
     }
@@ -75,7 +95,10 @@ fn proxies(state: &mut State) {
     for proxy in &state.proxies {
         for (cluster, endpoint) in proxy.feeds() {
             if cluster.contains('~') || !state.homes.values().any(|home| *home == endpoint) {
-                wrong.push(format!("I7: {} still routes to {endpoint} in {cluster}", proxy.node));
+                wrong.push(format!(
+                    "I7: {} still routes to {endpoint} in {cluster}",
+                    proxy.node
+                ));
             }
         }
     }

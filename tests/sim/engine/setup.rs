@@ -23,7 +23,11 @@ pub(crate) fn proxies(seed: u64) -> Vec<Proxy> {
     let count = rng.between(2, 4);
     let proxy = |number: u64| {
         let sotw = rng.in_thousand(500);
-        let protocol = if sotw { Protocol::StateOfTheWorld } else { Protocol::Delta };
+        let protocol = if sotw {
+            Protocol::StateOfTheWorld
+        } else {
+            Protocol::Delta
+        };
         let own = Rng::new(seed, 200 + number);
         Proxy::new(&format!("proxy-{number}"), protocol, own)
     };

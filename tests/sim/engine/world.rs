@@ -18,23 +18,23 @@ use super::rng::Rng;
 
 /// What is counted for the tables and for the guard against vacuity.
 #[derive(Debug, Clone, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Requests that clients sent.
-    pub requests: u64,
+    pub(crate) requests: u64,
     /// Requests lost to a shadow that was bad or died by injection.
-    pub explained: u64,
+    pub(crate) explained: u64,
     /// Requests answered by a shadow before it was adopted.
-    pub by_shadow: u64,
+    pub(crate) by_shadow: u64,
     /// Calls to the store that were failed, delayed past their time, or cut off.
-    pub store_faults: u64,
+    pub(crate) store_faults: u64,
     /// The same of the driver.
-    pub driver_faults: u64,
+    pub(crate) driver_faults: u64,
     /// Calls that landed after their caller had given up or died.
-    pub late: u64,
+    pub(crate) late: u64,
     /// Writes and effects of an old epoch that were refused.
-    pub fenced: u64,
+    pub(crate) fenced: u64,
     /// Faults by name.
-    pub faults: BTreeMap<&'static str, u64>,
+    pub(crate) faults: BTreeMap<&'static str, u64>,
 }
 
 /// All that changes.

@@ -165,7 +165,10 @@ impl ServiceState {
     /// Where others are left in the shared cluster nobody needs it, and those that route by the
     /// split already must not find the original in there again.
     pub(super) fn add_before(&mut self, published: &mut Published, changes: &mut Changes) {
-        let wish = self.effective.as_ref().filter(|wish| wish.input.others() == 0);
+        let wish = self
+            .effective
+            .as_ref()
+            .filter(|wish| wish.input.others() == 0);
         if let Some(between) = wish.and_then(|wish| wish.between.clone()) {
             self.publish(&between, published, changes);
         }
