@@ -19,7 +19,7 @@ use engine::faults::Planted;
 use totals::Totals;
 
 /// Seeds of a test run.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 /// Seeds of `make sim`, within which a planted bug must be found.
 const DEFAULT: u64 = 1_000;
 /// The seed whose history another process is asked for.
@@ -80,9 +80,11 @@ fn says_the_hash_of_a_seed() {
     }
 }
 
-/// Runs seeds with a bug until it is found, which must be by these words.
-fn is_found(bug: Planted, words: &[&str]) {
-    let found = (1..=DEFAULT).find_map(|seed| {
+/// Runs seeds with a bug until it is found, which must be by these words. The seed that found it
+/// last time comes first, so that this takes no minutes.
+fn is_found(bug: Planted, last_time: u64, words: &[&str]) {
+    let seeds = std::iter::once(last_time).chain(1..=DEFAULT);
+    let found = { seeds }.find_map(|seed| {
         let violations = engine::run(seed, Some(bug)).violations;
         (!violations.is_empty()).then_some((seed, violations))
     });
@@ -98,28 +100,29 @@ fn is_found(bug: Planted, words: &[&str]) {
 
 #[test]
 fn a_store_without_a_fence_is_found() {
-    is_found(Planted::NoStoreFence, &["I4"]);
+    is_found(Planted::NoStoreFence, 3, &["I4"]);
 }
 
 #[test]
 fn a_driver_without_a_fence_is_found() {
-    is_found(Planted::NoDriverFence, &["I4"]);
+    is_found(Planted::NoDriverFence, 180, &["I4"]);
 }
 
 #[test]
 fn a_gate_that_forgets_nodes_that_are_away_is_found() {
     is_found(
         Planted::ForgetfulGate,
+        6,
         &["I2", "I3", "was lost", "no endpoint"],
     );
 }
 
 #[test]
 fn silence_that_is_taken_for_quiet_is_found() {
-    is_found(Planted::SilenceIsQuiet, &["I3", "was lost"]);
+    is_found(Planted::SilenceIsQuiet, 110, &["I3", "was lost"]);
 }
 
 #[test]
 fn an_unknown_outcome_that_is_taken_for_a_failure_is_found() {
-    is_found(Planted::UnknownIsFailed, &["liveness", "I7"]);
+    is_found(Planted::UnknownIsFailed, 286, &["liveness", "I7"]);
 }

@@ -9,7 +9,7 @@ use domain::{
     Timestamp, Traffic,
 };
 use serde::de::DeserializeOwned;
-use store::{Clock as _, Expect, Key, Kind, Store as _, StoreError, Transaction};
+use store::{Clock as _, Expect, Key, Kind, Record, Store as _, StoreError, Transaction};
 use xds_server::gate::{Gate, PATIENCE_TICKS, Report, StreamId};
 use xds_server::input::{Inputs, join};
 
@@ -22,6 +22,8 @@ use super::world::{State, World};
 pub(crate) struct Plane {
     pub(crate) gate: Option<Gate>,
     inputs: Inputs,
+    /// The records that the inputs were made from.
+    records: Vec<Record>,
     pub(crate) next_stream: u64,
     /// What the nodes reported.
     pub(crate) telemetry: BTreeMap<NodeId, NodeTraffic>,
@@ -113,12 +115,10 @@ fn tick(state: &mut State, now: u64) {
 }
 
 async fn work(world: &World, at: Timestamp) -> Result<(), StoreError> {
-    let inputs = read_inputs(world).await?;
-    let nodes: Vec<KnownNode> = all(world, Kind::Node).await?;
+    follow(world).await?;
     let writes = {
         let mut state = world.state();
         let now = millis(world.began);
-        take_in(&mut state, inputs, nodes, world.has(Planted::ForgetfulGate));
         tick(&mut state, now);
         let mut writes = news(&mut state.plane, at)?;
         if now >= state.plane.next_traffic {
@@ -133,6 +133,27 @@ async fn work(world: &World, at: Timestamp) -> Result<(), StoreError> {
         tokio::time::sleep(Duration::from_millis(delay)).await;
         world.store.commit(writes).await?;
     }
+    Ok(())
+}
+
+/// Looks whether a record has changed, and sets the gate's inputs if one has.
+async fn follow(world: &World) -> Result<(), StoreError> {
+    let mut records = Vec::new();
+    for kind in [Kind::Service, Kind::Instance, Kind::Routing] {
+        records.extend(world.store.list(kind).await?);
+    }
+    let known = {
+        let plane = &world.state().plane;
+        plane.gate.is_some() && plane.records == records
+    };
+    if known {
+        return Ok(());
+    }
+    let inputs = read_inputs(world).await?;
+    let nodes: Vec<KnownNode> = all(world, Kind::Node).await?;
+    let mut state = world.state();
+    take_in(&mut state, inputs, nodes, world.has(Planted::ForgetfulGate));
+    state.plane.records = records;
     Ok(())
 }
 
