@@ -44,11 +44,12 @@ pub(crate) fn committed(state: &mut State, client: usize, transaction: &Transact
     }
     for write in &transaction.writes {
         let Some(value) = &write.value else { continue };
-        match write.key.kind {
-            Kind::Routing => on(state, value, routed),
-            Kind::Instance => on(state, value, placed),
-            Kind::Migration => on(state, value, moved),
-            _ => {}
+        if write.key.kind == Kind::Routing {
+            on(state, value, routed);
+        } else if write.key.kind == Kind::Instance {
+            on(state, value, placed);
+        } else if write.key.kind == Kind::Migration {
+            on(state, value, moved);
         }
     }
     for (log, entry) in &transaction.appends {

@@ -303,7 +303,7 @@ impl Driver for SimDriver {
         let deed: Deed = Box::new(move |state| Ok(prepare(state, tag, &target)));
         match self.call(ctx, "prepare shadow", deed).await? {
             Gave::Endpoint(endpoint) => Ok(endpoint),
-            _ => wrong("prepare shadow"),
+            Gave::Nothing | Gave::Lag(_) | Gave::Replica(_) => wrong("prepare shadow"),
         }
     }
 
@@ -317,7 +317,7 @@ impl Driver for SimDriver {
                 lag_bytes,
                 took: Duration::from_millis(10),
             }),
-            _ => wrong("sync round"),
+            Gave::Nothing | Gave::Endpoint(_) | Gave::Replica(_) => wrong("sync round"),
         }
     }
 
@@ -340,7 +340,7 @@ impl Driver for SimDriver {
                 copied_bytes: 1 << 20,
                 digest: String::new(),
             }),
-            _ => wrong("fork"),
+            Gave::Nothing | Gave::Endpoint(_) | Gave::Lag(_) => wrong("fork"),
         }
     }
 

@@ -122,10 +122,12 @@ pub(crate) fn plan(seed: u64, proxies: usize) -> Vec<Planned> {
         .map(|_| {
             let fault = Fault::any(&mut rng, proxies);
             let from_ms = rng.between(1_500, 17_000);
-            let lasts = match fault {
-                Fault::LeaderPause => rng.between(2_500, 8_000),
-                Fault::ProxyAway(_) | Fault::ProxyMute(_) => rng.between(2_000, 12_000),
-                _ => rng.between(300, 9_000),
+            let lasts = if fault == Fault::LeaderPause {
+                rng.between(2_500, 8_000)
+            } else if matches!(fault, Fault::ProxyAway(_) | Fault::ProxyMute(_)) {
+                rng.between(2_000, 12_000)
+            } else {
+                rng.between(300, 9_000)
             };
             let to_ms = (from_ms + lasts).min(HEALED_MS - 500);
             Planned {

@@ -38,6 +38,9 @@ enum Fate {
     },
 }
 
+/// A record, or none, that is taken for what the store holds.
+struct Believed(Option<Record>);
+
 /// One migrator's store.
 pub(crate) struct FaultyStore {
     pub(crate) world: Arc<World>,
@@ -165,9 +168,10 @@ impl FaultyStore {
         result
     }
 
-    fn believes(&self, key: &Key) -> Option<Option<Record>> {
+    /// What this client answers without asking: a record, or that there is none.
+    fn believes(&self, key: &Key) -> Option<Believed> {
         let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
-        believed.get(key).cloned()
+        believed.get(key).cloned().map(Believed)
     }
 
     /// Planted: a write of unknown outcome is taken as not made, and what was there before as
@@ -219,7 +223,7 @@ async fn land(
 #[async_trait::async_trait]
 impl Store for FaultyStore {
     async fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        if let Some(believed) = self.believes(key) {
+        if let Some(Believed(believed)) = self.believes(key) {
             return self.read("get", async { Ok(believed) }).await;
         }
         self.read("get", self.world.store.get(key)).await

@@ -99,11 +99,11 @@ fn send(state: &mut State, index: usize, now: u64) {
         ends_at: now + took_ms,
         took_ms,
     };
-    if !state.machines.serves(endpoint) {
+    if state.machines.serves(endpoint) {
+        state.load.open.push(open);
+    } else {
         open.ends_at = now;
         finish(state, &open);
-    } else {
-        state.load.open.push(open);
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
     until(&world, from_ms).await;
     let hit = processes.leader();
     begin(&world, fault, hit.as_ref().map(|(number, _)| *number));
-    strike(&world, fault, hit.as_ref()).await;
+    strike(&world, fault, hit.as_ref());
     until(&world, to_ms).await;
     end(&world, fault);
     match (fault, hit) {
@@ -54,14 +54,17 @@ fn begin(world: &World, fault: Fault, hit: Option<usize>) {
         state.hit = hit;
     }
     *state.counters.faults.entry(fault.name()).or_default() += 1;
-    let whom = match fault {
-        Fault::LeaderCrash | Fault::LeaderPause | Fault::LeaderCutOff => {
-            format!(" (migrator {hit:?})")
-        }
-        Fault::ProxyAway(index) | Fault::ProxySlow(index) | Fault::ProxyMute(index) => {
-            format!(" (proxy {index})")
-        }
-        _ => String::new(),
+    let whom = if matches!(
+        fault,
+        Fault::LeaderCrash | Fault::LeaderPause | Fault::LeaderCutOff
+    ) {
+        hit.map_or_else(String::new, |number| format!(" (migrator {number})"))
+    } else if let Fault::ProxyAway(index) | Fault::ProxySlow(index) | Fault::ProxyMute(index) =
+        fault
+    {
+        format!(" (proxy {index})")
+    } else {
+        String::new()
     };
     state
         .history
@@ -79,7 +82,7 @@ fn end(world: &World, fault: Fault) {
 }
 
 /// What is done once, at the beginning.
-async fn strike(world: &World, fault: Fault, hit: Option<&(usize, Process)>) {
+fn strike(world: &World, fault: Fault, hit: Option<&(usize, Process)>) {
     match (fault, hit) {
         (Fault::LeaderCrash, Some((_, process))) => process.pause.kill(),
         (Fault::LeaderPause, Some((_, process))) => process.pause.stop(),
