@@ -76,10 +76,12 @@ fn send(state: &mut State, index: usize, now: u64) {
     state.counters.requests += 1;
     let proxy = &mut state.proxies[index];
     let Some((cluster, endpoint)) = proxy.choose(service) else {
-        let node = proxy.node.clone();
-        state.violate(format!(
-            "a request for {service} found no endpoint at {node}"
-        ));
+        let (node, lacks) = (proxy.node.clone(), proxy.lacks());
+        let text = format!("a request for {service} found no endpoint at {node}");
+        state
+            .history
+            .say(&format!("{text}: it routes to {lacks}, which is not there"));
+        state.violate(text);
         return;
     };
     let long = state.load.rng.in_thousand(80);

@@ -267,6 +267,17 @@ impl Proxy {
         })
     }
 
+    /// What it routes to and has no endpoint for, in words.
+    pub(crate) fn lacks(&self) -> String {
+        let shares = self.routes.values().flatten();
+        let lacks = shares.filter(|(cluster, weight)| {
+            *weight > 0 && self.endpoints.get(cluster).is_none_or(BTreeSet::is_empty)
+        });
+        let protocol = self.protocol;
+        let names: Vec<_> = lacks.map(|(cluster, _)| cluster.as_str()).collect();
+        format!("{} ({protocol:?})", names.join(", "))
+    }
+
     /// Chooses where a request for a service goes.
     pub(crate) fn choose(&mut self, service: &str) -> Option<(String, Endpoint)> {
         let shares = self.routes.get(service)?;
