@@ -246,6 +246,39 @@ async fn an_original_takes_its_room_until_it_is_terminated() {
     assert!(matches!(late, What::Succeeded { .. }), "{late:?}");
 }
 
+#[tokio::test]
+async fn a_store_that_cannot_say_what_is_in_progress_does_not_make_a_shadow_drained() {
+    let context = context().await;
+    let store = &*context.store;
+    let mut migration = migration();
+    let shadow = Endpoint(([127, 0, 0, 1], 2).into());
+    migration.shadow_endpoint = Some(shadow);
+    let routing = domain::Routing {
+        service: migration.service.clone(),
+        revision: 1,
+        epoch: Epoch(1),
+        migration: Some(domain::MigrationRouting {
+            migration: migration.id.clone(),
+            instance: migration.instance.clone(),
+            original: migration.original.endpoint,
+            shadow,
+            split: domain::WeightSplit::ORIGINAL,
+            mirror: false,
+        }),
+    };
+    put(store, Kind::Routing, "shop", &routing).await;
+    put(store, Kind::RoutingStatus, "shop", &status(&["talks"])).await;
+    put(store, Kind::Traffic, "shop", &"not what it should be").await;
+    let generation = create(&context, &migration).await.unwrap();
+    let effect = Effect {
+        op: OpId(1),
+        epoch: Epoch(1),
+        kind: EffectKind::Undo(domain::migration::Undo::ShiftBack),
+    };
+    let outcome = effects::carry_out(&context, &migration, generation, &effect).await;
+    assert!(matches!(outcome, What::Failed { .. }), "{outcome:?}");
+}
+
 fn status(nodes: &[&str]) -> RoutingStatus {
     RoutingStatus {
         service: ServiceId::new("shop").unwrap(),
