@@ -154,7 +154,9 @@ fn a_control_plane_that_begins_in_the_middle_of_a_split_takes_nothing_away_from_
         let known = fleet.gate.take_roster();
         let scene = scene.migrate(1, bp(0), true);
         fleet.gate = foreshadow_xds_server::gate::Gate::default();
-        known.into_keys().for_each(|node| fleet.gate.expect(node));
+        for node in known.into_keys() {
+            fleet.gate.expect(node);
+        }
         fleet.set(&scene.inputs());
         fleet.reconnect(client);
         fleet.settle();
