@@ -242,10 +242,12 @@ async fn keep(store: Arc<RedisStore>, file: PathBuf, cancel: CancellationToken) 
             _ = tick.tick() => false,
         };
         match store.witness() {
-            Ok(seen) if kept.as_ref() != Some(&seen) => match write(&file, &seen) {
-                Ok(()) => kept = Some(seen),
-                Err(error) => tracing::error!(%error, "the store's witness is not kept"),
-            },
+            Ok(seen) if kept.as_ref() != Some(&seen) => {
+                match write(&file, &seen) {
+                    Ok(()) => kept = Some(seen),
+                    Err(error) => tracing::error!(%error, "the store's witness is not kept"),
+                }
+            }
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the store lost what this process has seen"),
         }
@@ -265,7 +267,10 @@ fn text(file: &Path) -> Result<String, Failure> {
     let bad = |reason: String| Failure::Config(format!("{}: {reason}", file.display()));
     let size = std::fs::metadata(file).map_err(|error| bad(error.to_string()))?;
     if size.len() > MAX_FILE {
-        return Err(bad(format!("{} bytes; allowed is {MAX_FILE}", size.len())));
+        return Err(bad(format!(
+            "{} bytes; allowed is {MAX_FILE}",
+            size.len()
+        )));
     }
     std::fs::read_to_string(file).map_err(|error| bad(error.to_string()))
 }
@@ -303,10 +308,7 @@ mod tests {
             (r#"{"address": "nowhere"}"#, "host:port"),
             (r#"{"address": ":1"}"#, "host:port"),
             (r#"{"address": "192.0.2.1:6379"}"#, "insecure_remote"),
-            (
-                r#"{"address": "127.0.0.1:1", "user": "u"}"#,
-                "password_file",
-            ),
+            (r#"{"address": "127.0.0.1:1", "user": "u"}"#, "password_file"),
             (r#"{"address": "127.0.0.1:1", "pasword": "u"}"#, "pasword"),
         ] {
             let error = redis(text).unwrap_err();
@@ -324,10 +326,7 @@ mod tests {
         assert_eq!(secret(file.path()).unwrap(), Secret::new("hunter2"));
         std::fs::set_permissions(file.path(), mode(0o644)).unwrap();
         let error = secret(file.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("644") && !error.contains("hunter2"),
-            "{error}"
-        );
+        assert!(error.contains("644") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -160,9 +160,7 @@ fn a_page_address_in_use_ends_the_demo_with_69_and_leaves_nothing() {
     assert_eq!((code, words.contains(&address)), (69, true), "{words}");
     let entries = std::fs::read_dir(temporary.path()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    let left: Vec<_> = names
-        .filter(|name| name.starts_with("foreshadow"))
-        .collect();
+    let left: Vec<_> = names.filter(|name| name.starts_with("foreshadow")).collect();
     assert!(left.is_empty(), "{left:?}");
     let mine = temporary.path().to_string_lossy().into_owned();
     assert_eq!(crate::lab::instances(&mine), Vec::<String>::new());
