@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model lint train
+.PHONY: help setup build demo compare test faults model sim lint train
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,9 @@ faults: build ## kill the control plane at every step, before and after its effe
 
 model: ## every order of events around a migration: more than 10^7 states
 	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-tests --example model
+
+sim: ## the migrator in SEEDS=1000 simulated worlds; ARGS='--seed 7' replays one
+	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-tests --example sim -- --seeds $(or $(SEEDS),1000) $(ARGS)
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

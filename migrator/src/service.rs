@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use domain::migration::{Event, What};
 use domain::{
-    Decision, HolderId, HostId, IdError, InstanceId, Migration, MigrationId, Plan, PlanId, step,
+    Decision, HolderId, HostId, IdError, InstanceId, Migration, MigrationId, Phase, Plan, PlanId,
+    step,
 };
 use store::{
     Clock, Expect, Generation, Key, Kind, Lease, LeaseName, SharedStore, StoreError, Transaction,
@@ -343,7 +344,9 @@ async fn obey(
     let answer = match order.what {
         Wish::Move(instance, target) => {
             let world = World::read(&*shared.store, shared.clock.now()).await?;
-            match plan::requested(&world, &shared.settings, &instance, &target) {
+            let parked = parked(shared, &instance).await?;
+            let requested = plan::requested(&world, &shared.settings, &instance, &target);
+            match parked.map_or(requested, Err) {
                 Ok(decision) => {
                     let begun = begin(shared, lease, term, &world, &decision).await?;
                     let refused = || OrderError::Refused("nothing was begun".to_owned());
@@ -363,6 +366,21 @@ async fn obey(
     // Whoever asked may be gone; the migration is in the store.
     let _ = order.reply.send(answer);
     Ok(())
+}
+
+/// Why an instance cannot move while a migration of it is parked: that one still holds the shadow,
+/// the reservation and the routing.
+async fn parked(shared: &Shared, instance: &InstanceId) -> Result<Option<String>, MigratorError> {
+    for record in shared.store.list(Kind::Migration).await? {
+        let found: Migration = record.parse()?.value;
+        if found.phase == Phase::Parked && found.instance == *instance {
+            let id = found.id;
+            return Ok(Some(format!(
+                "migration {id} of {instance} is parked: answer it first"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// A parked migration under the present leadership, and the event that answers it: in the epoch in
@@ -435,6 +453,10 @@ async fn begin(
         let Some(instance) = world.instances.get(&intent.instance) else {
             continue;
         };
+        if let Some(reason) = parked(shared, &intent.instance).await? {
+            tracing::warn!(%reason, "not moved");
+            continue;
+        }
         let migration = Migration::new(
             MigrationId::new(format!("m-{number}-{}", index + 1))?,
             id.clone(),

@@ -1,6 +1,7 @@
 //! A whole system of real processes: the control plane (`foreshadow serve`), Envoy, the proxy, six
 //! instances on two hosts, and load through both data planes that never stops.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -252,7 +253,7 @@ impl Lab {
             let log = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             let last = &lines[lines.len().saturating_sub(40)..];
-            words += &format!("--- {name}\n{}\n", last.join("\n"));
+            let _ = writeln!(words, "--- {name}\n{}", last.join("\n"));
         }
         words
     }

@@ -77,6 +77,11 @@ impl Phase {
         }
     }
 
+    /// Whether nothing is left to be done by anybody: what is parked still holds what it holds.
+    pub const fn is_over(self) -> bool {
+        self.is_final() && !matches!(self, Self::Parked)
+    }
+
     /// The name shown to people and used in logs.
     pub const fn name(self) -> &'static str {
         match self {

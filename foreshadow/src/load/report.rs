@@ -208,6 +208,7 @@ mod tests {
                 status: Some(200),
                 replica: Some(format!("r{number}")),
                 instance: None,
+                words: None,
             };
             report.record(outcome, 1_000);
         }

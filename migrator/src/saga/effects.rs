@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use domain::migration::{EffectKind, JudgeScope, Outcome, Undo, What, table};
-use domain::routing::{DrainDeadline, side_cluster};
+use domain::routing::{DrainDeadline, service_cluster, side_cluster};
 use domain::{
-    Effect, Instance, InstanceState, Migration, MigrationRouting, Reservation, Routing, Side,
-    WeightSplit, ZeroTraffic,
+    Effect, Instance, InstanceState, Migration, MigrationRouting, Phase, Reservation, Routing,
+    Service, Side, WeightSplit, ZeroTraffic,
 };
 use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
@@ -249,9 +249,21 @@ async fn reserve(
             held += other.amount.memory;
         }
     }
+    let mut leaving = Vec::new();
+    for record in context.store.list(Kind::Migration).await? {
+        let other: Migration = record.parse()?.value;
+        if other.original.host == target.id && !other.phase.is_over() {
+            leaving.push((other.instance, other.original));
+        }
+    }
     for record in context.store.list(Kind::Instance).await? {
         let other: Instance = record.parse()?.value;
-        if other.replica.host == target.id {
+        // An original runs, and takes its room, until it is terminated: its instance's record has
+        // named the shadow since it was adopted.
+        let leaves = leaving
+            .iter()
+            .any(|(id, original)| *id == other.spec.id && *original != other.replica);
+        if other.replica.host == target.id || leaves {
             held += other.spec.memory_bytes as f64;
         }
     }
@@ -368,9 +380,12 @@ async fn shift_back(context: &Context, migration: &Migration) -> Result<(), Effe
     route(context, migration, Some((WeightSplit::ORIGINAL, false))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Shadow);
     let limit = Duration::from_millis(context.settings.drain_deadline_ms);
-    // What is left when the time is over was lost by the shadow, not by taking it away.
-    let _ = tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await;
-    Ok(())
+    match tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await {
+        // A store that does not answer says nothing about requests.
+        Ok(quiet) => quiet,
+        // What is left when the time is over was lost by the shadow, not by taking it away.
+        Err(_) => Ok(()),
+    }
 }
 
 async fn judge(
@@ -404,7 +419,11 @@ async fn await_drain(context: &Context, migration: &Migration) -> Result<Outcome
     let routing = route(context, migration, Some((WeightSplit::SHADOW, false))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Original);
     let limit = Duration::from_millis(context.settings.drain_deadline_ms);
-    let quiet = tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await;
+    let drained = async {
+        traffic::quiet(context, migration, &cluster).await?;
+        from_before_the_split(context, migration).await
+    };
+    let quiet = tokio::time::timeout(limit, drained).await;
     let (left, deadline) = match quiet {
         Ok(result) => {
             result?;
@@ -419,6 +438,34 @@ async fn await_drain(context: &Context, migration: &Migration) -> Result<Outcome
     ZeroTraffic::prove(&routing, &status, left, deadline)
         .map(Outcome::Drained)
         .ok_or_else(|| EffectError::NotYet(format!("{left} requests on the original")))
+}
+
+/// Waits for requests that reached the original before the split, through the service's own
+/// cluster: until nothing is in progress there, or until the service's time limit has ended all
+/// that began before.
+async fn from_before_the_split(
+    context: &Context,
+    migration: &Migration,
+) -> Result<(), EffectError> {
+    let key = Key::new(Kind::Service, migration.service.as_str());
+    let Some(record) = context.store.get(&key).await? else {
+        return Err(EffectError::Refused(format!(
+            "service {} is unknown",
+            migration.service
+        )));
+    };
+    let service = record.parse::<Service>()?.value;
+    // By the time the ramp began, every data plane had the split.
+    let split = migration
+        .history
+        .iter()
+        .find(|entered| matches!(entered.phase, Phase::Ramping { .. } | Phase::Soaking))
+        .map_or(context.clock.now(), |entered| entered.at);
+    let passed = context.clock.now().since(split);
+    let left = Duration::from_millis(service.timeout_ms.saturating_sub(passed));
+    let cluster = service_cluster(&migration.service);
+    let quiet = traffic::quiet(context, migration, &cluster);
+    tokio::time::timeout(left, quiet).await.unwrap_or(Ok(()))
 }
 
 /// Makes the shadow the instance's replica and its routing the usual one, in one transaction.

@@ -199,6 +199,86 @@ async fn a_reservation_that_is_written_after_its_record_went_on_holds_nothing() 
     );
 }
 
+#[tokio::test]
+async fn an_original_takes_its_room_until_it_is_terminated() {
+    let context = context().await;
+    let store = &*context.store;
+    let mut host = Host {
+        id: HostId::new("a").unwrap(),
+        capacity: Capacity::default(),
+        cpus: Vec::new(),
+        labels: BTreeMap::new(),
+        isolation: None,
+    };
+    host.capacity.memory = Some(100.0);
+    put(store, Kind::Host, "a", &host).await;
+    // It was adopted on the other host, and its original still runs here.
+    let mut leaving = migration();
+    leaving.phase = Phase::Terminating;
+    put(store, Kind::Migration, "m-1", &leaving).await;
+    let mut adopted = instance();
+    adopted.spec.memory_bytes = 60;
+    adopted.replica.host = HostId::new("b").unwrap();
+    adopted.replica.tag = "m-1".to_owned();
+    put(store, Kind::Instance, "shop-1", &adopted).await;
+    let mut other = instance();
+    other.spec.id = InstanceId::new("shop-2").unwrap();
+    other.replica.host = HostId::new("b").unwrap();
+    put(store, Kind::Instance, "shop-2", &other).await;
+
+    let mut comes = migration();
+    comes.id = MigrationId::new("m-2").unwrap();
+    comes.instance = other.spec.id;
+    comes.target = host.id;
+    comes.reserve.memory = 60.0;
+    let generation = create(&context, &comes).await.unwrap();
+    let effect = Effect {
+        op: OpId(1),
+        epoch: Epoch(1),
+        kind: EffectKind::Reserve,
+    };
+    let early = effects::carry_out(&context, &comes, generation, &effect).await;
+    assert!(matches!(early, What::Failed { .. }), "{early:?}");
+
+    leaving.phase = Phase::Done;
+    put(store, Kind::Migration, "m-1", &leaving).await;
+    let late = effects::carry_out(&context, &comes, generation, &effect).await;
+    assert!(matches!(late, What::Succeeded { .. }), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_say_what_is_in_progress_does_not_make_a_shadow_drained() {
+    let context = context().await;
+    let store = &*context.store;
+    let mut migration = migration();
+    let shadow = Endpoint(([127, 0, 0, 1], 2).into());
+    migration.shadow_endpoint = Some(shadow);
+    let routing = domain::Routing {
+        service: migration.service.clone(),
+        revision: 1,
+        epoch: Epoch(1),
+        migration: Some(domain::MigrationRouting {
+            migration: migration.id.clone(),
+            instance: migration.instance.clone(),
+            original: migration.original.endpoint,
+            shadow,
+            split: domain::WeightSplit::ORIGINAL,
+            mirror: false,
+        }),
+    };
+    put(store, Kind::Routing, "shop", &routing).await;
+    put(store, Kind::RoutingStatus, "shop", &status(&["talks"])).await;
+    put(store, Kind::Traffic, "shop", &"not what it should be").await;
+    let generation = create(&context, &migration).await.unwrap();
+    let effect = Effect {
+        op: OpId(1),
+        epoch: Epoch(1),
+        kind: EffectKind::Undo(domain::migration::Undo::ShiftBack),
+    };
+    let outcome = effects::carry_out(&context, &migration, generation, &effect).await;
+    assert!(matches!(outcome, What::Failed { .. }), "{outcome:?}");
+}
+
 fn status(nodes: &[&str]) -> RoutingStatus {
     RoutingStatus {
         service: ServiceId::new("shop").unwrap(),

@@ -82,9 +82,7 @@ impl World {
     fn put_routing(&mut self, record: &Record) {
         let before = self.routings.get(&record.key.id);
         let goes_back = |next: &Routing| {
-            before.is_some_and(|known| {
-                next.epoch < known.epoch || next.revision < known.revision
-            })
+            before.is_some_and(|known| next.epoch < known.epoch || next.revision < known.revision)
         };
         match record.parse::<Routing>() {
             Ok(next) if goes_back(&next.value) => tracing::error!(

@@ -139,9 +139,12 @@ impl Gate {
             service.want(None);
         }
         if first {
-            self.services
-                .values_mut()
-                .for_each(ServiceState::presume_good);
+            let mut changes = Changes::default();
+            for service in self.services.values_mut() {
+                service.presume_good();
+                service.add_before(&mut self.published, &mut changes);
+            }
+            self.tell(&changes);
         }
     }
 
@@ -228,6 +231,7 @@ impl Gate {
             }
         }
         self.route(open, &mut changes);
+        // A node that is away still routes to what is there; it finds it when it comes back.
         if !self.roster.away().is_empty() {
             return changes;
         }

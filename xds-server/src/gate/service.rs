@@ -155,7 +155,31 @@ impl ServiceState {
 
     /// Step 1: publishes what is new beside what is there.
     pub(super) fn add(&mut self, published: &mut Published, changes: &mut Changes) {
-        let Some(goal) = self.goal() else { return };
+        if let Some(goal) = self.goal() {
+            self.publish(&goal, published, changes);
+        }
+    }
+
+    /// Publishes what nodes may still need from before this control plane began: a service's only
+    /// instance may have been split off while there was none, and its nodes route as before that.
+    /// Where others are left in the shared cluster nobody needs it, and those that route by the
+    /// split already must not find the original in there again.
+    pub(super) fn add_before(&mut self, published: &mut Published, changes: &mut Changes) {
+        let wish = self
+            .effective
+            .as_ref()
+            .filter(|wish| wish.input.others() == 0);
+        if let Some(between) = wish.and_then(|wish| wish.between.clone()) {
+            self.publish(&between, published, changes);
+        }
+    }
+
+    fn publish(
+        &mut self,
+        goal: &ServiceResources,
+        published: &mut Published,
+        changes: &mut Changes,
+    ) {
         for (name, parts) in &goal.clusters {
             self.retired.remove(name);
             if published.clusters.get(name).map(|cluster| cluster.version)

@@ -34,12 +34,6 @@ pub fn assignment(cluster: &str, endpoints: &BTreeSet<Endpoint>) -> Resource {
     Resource::encode(cluster, &assignment)
 }
 
-/// Whether an assignment has no endpoint.
-pub(crate) fn is_empty(assignment: &Resource) -> bool {
-    let nobody = self::assignment(&assignment.name, &BTreeSet::new());
-    assignment.version == nobody.version
-}
-
 fn lb_endpoint(endpoint: Endpoint) -> LbEndpoint {
     LbEndpoint {
         load_balancing_weight: Some(number(1)),

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use endpoint::assignment;
-pub(crate) use endpoint::is_empty;
 pub use listener::{ListenAddress, ingress};
 pub use named::{Resource, ResourceType, Version};
 pub use route::{CONTROL_CLUSTER, configuration};

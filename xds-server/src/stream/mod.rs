@@ -12,9 +12,8 @@
 //! - A refused version is never sent again on the stream.
 //! - A cluster that is sent is followed by its endpoints, even unchanged ones: a client does not
 //!   ask again for those of a changed cluster, and would wait in vain.
-//! - A client that comes back keeps clusters that are gone, and endpoints of clusters that are empty
-//!   now, until it has the new routes, and gets these when it has the clusters that they name (for
-//!   a few seconds; then it gets what there is).
+//! - A client that comes back keeps clusters that are gone until it has the new routes, and gets
+//!   these when it has the clusters that they name (for a few seconds; then it gets what there is).
 
 mod kind_state;
 mod message;
@@ -26,7 +25,7 @@ use std::sync::Arc;
 
 use domain::NodeId;
 
-use crate::resources::{Resource, ResourceType, Version, is_empty};
+use crate::resources::{Resource, ResourceType, Version};
 use kind_state::{KindState, View};
 pub use kind_state::{LimitExceeded, MAX_NAMES};
 pub use message::{Protocol, Refusal, Request, Response};
@@ -117,7 +116,7 @@ impl Stream {
             listener: self.listener.as_ref(),
         };
         for kind in ResourceType::ALL {
-            let keep = self.leading > 0;
+            let keep = kind == ResourceType::Cluster && self.leading > 0;
             if kind == ResourceType::Route && self.leading > 0 && !self.is_ready_for_all(published)
             {
                 continue;
@@ -213,13 +212,11 @@ impl Stream {
             || routes.acknowledged(api::xds::ROUTE_CONFIG) == Some(published.routes.version)
     }
 
-    /// Whether the newest routes may be sent to a client that came back. A cluster that is empty
-    /// now is not waited for: its old endpoints are kept until the routes are there.
     fn is_ready_for_all(&self, published: &Published) -> bool {
-        published.named.iter().all(|cluster| {
-            let endpoints = published.endpoints.get(cluster);
-            self.is_ready_for(cluster, published) || endpoints.is_some_and(|e| is_empty(e))
-        })
+        published
+            .named
+            .iter()
+            .all(|cluster| self.is_ready_for(cluster, published))
     }
 
     fn has_newest_routes(&self, published: &Published) -> bool {

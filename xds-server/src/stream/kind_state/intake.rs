@@ -53,13 +53,8 @@ impl KindState {
                 names,
                 nonce,
                 error,
-                version,
-            } => {
-                if !self.active && !version.is_empty() {
-                    self.remember_names(&names);
-                }
-                self.world(&names, &nonce, error, view)
-            }
+                version: _,
+            } => self.world(&names, &nonce, error, view),
             Request::Delta {
                 subscribe,
                 unsubscribe,
@@ -110,20 +105,8 @@ impl KindState {
             let entry = Version::parse(&version).map_or(UNTOLD, |version| Entry {
                 told: Told::Version(version),
                 acknowledged: Some(version),
-                earlier: true,
             });
             self.entries.insert(Arc::from(name), entry);
-        }
-    }
-
-    /// The same where it is not said in which versions.
-    fn remember_names(&mut self, names: &[String]) {
-        let earlier = Entry {
-            earlier: true,
-            ..UNTOLD
-        };
-        for name in names.iter().take(MAX_NAMES) {
-            self.entries.insert(Arc::from(&**name), earlier);
         }
     }
 
@@ -247,7 +230,6 @@ impl KindState {
                 continue;
             };
             entry.acknowledged = version;
-            entry.earlier = false;
             if version.is_none() && entry.told == Told::Absent && !self.names.contains(&name) {
                 self.entries.remove(&name);
             }

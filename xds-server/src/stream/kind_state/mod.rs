@@ -10,7 +10,7 @@ pub use intake::{LimitExceeded, MAX_NAMES};
 pub(super) use view::View;
 
 use super::message::{Protocol, Response};
-use crate::resources::{Resource, ResourceType, Version, is_empty};
+use crate::resources::{Resource, ResourceType, Version};
 
 /// Most responses of a type that wait for their acknowledgement.
 const MAX_IN_FLIGHT: usize = 4;
@@ -30,14 +30,11 @@ enum Told {
 struct Entry {
     told: Told,
     acknowledged: Option<Version>,
-    /// The client has it from an earlier stream, in whatever version.
-    earlier: bool,
 }
 
 const UNTOLD: Entry = Entry {
     told: Told::Nothing,
     acknowledged: None,
-    earlier: false,
 };
 
 /// A response that waits for its acknowledgement.
@@ -159,7 +156,7 @@ impl KindState {
         }
         let (resources, removed) = match protocol {
             Protocol::Delta => self.delta_content(view, keep),
-            Protocol::StateOfTheWorld => self.world_content(view, keep),
+            Protocol::StateOfTheWorld => self.world_content(view),
         }?;
         self.must_answer = false;
         Some(self.send(resources, removed, nonce, view))
@@ -187,13 +184,12 @@ impl KindState {
                 // A published change waits for the acknowledgement of the one before; the answer
                 // to a subscription does not.
                 (_, Told::Version(_) | Told::Absent) if busy => true,
-                (Some(resource), _) if keep && self.would_empty(resource, &entry) => true,
                 (Some(resource), _) => {
                     resources.push(Arc::clone(resource));
                     false
                 }
                 (None, Told::Version(_)) if !self.kind.is_root() => false,
-                (None, _) if keep && self.kind == ResourceType::Cluster => true,
+                (None, _) if keep => true,
                 (None, _) => {
                     removed.push(Arc::clone(&name));
                     false
@@ -214,48 +210,27 @@ impl KindState {
         }
     }
 
-    /// Whether this would take the last endpoints from a cluster that the client has from an
-    /// earlier stream. Should the cluster have changed as well, the client serves on with the old
-    /// one until its endpoints come.
-    fn would_empty(&self, resource: &Resource, entry: &Entry) -> bool {
-        let has_it = entry.earlier && entry.acknowledged != Some(resource.version);
-        has_it && self.kind == ResourceType::Endpoint && is_empty(resource)
-    }
-
     fn is_refused(&self, resource: &Resource) -> bool {
         self.refusal(&resource.name, resource.version).is_some()
     }
 
     /// All that the client wants, if something in it differs from what it has been told.
-    ///
-    /// With `keep`, a cluster that the client has is not emptied: what a response leaves out stays
-    /// as it was, endpoints being no root type.
-    fn world_content(&mut self, view: View<'_>, keep: bool) -> Option<Content> {
+    fn world_content(&mut self, view: View<'_>) -> Option<Content> {
         if !self.in_flight.is_empty() {
             return None;
         }
-        let entry = |name: &Arc<str>| self.entries.get(name).copied().unwrap_or(UNTOLD);
-        let kept = |resource: &Resource, entry: &Entry| keep && self.would_empty(resource, entry);
         let differs = self.dirty.iter().any(|name| {
-            let entry = entry(name);
-            let told = entry.told;
+            let told = self
+                .entries
+                .get(name)
+                .map_or(Told::Nothing, |entry| entry.told);
             match view.get(self.kind, name) {
-                Some(resource) if kept(resource, &entry) => false,
                 Some(resource) => told != Told::Version(resource.version),
                 None => matches!(told, Told::Version(_)) && self.kind.is_root(),
             }
         });
-        let later: BTreeSet<Arc<str>> = self
-            .dirty
-            .iter()
-            .filter(|name| {
-                view.get(self.kind, name)
-                    .is_some_and(|resource| kept(resource, &entry(name)))
-            })
-            .cloned()
-            .collect();
         if !differs && !self.must_answer {
-            self.dirty = later;
+            self.dirty.clear();
             return None;
         }
         let mut names = if self.wildcard {
@@ -268,14 +243,13 @@ impl KindState {
         names.dedup();
         let resources: Vec<Arc<Resource>> = names
             .iter()
-            .filter(|name| !later.contains(*name))
             .filter_map(|name| view.get(self.kind, name).cloned())
             .collect();
         if resources.iter().any(|resource| self.is_refused(resource)) {
             // Nothing can be said without it: what a response leaves out counts as gone.
             return None;
         }
-        self.dirty = later;
+        self.dirty.clear();
         let gone = self
             .entries
             .keys()

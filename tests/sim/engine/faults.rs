@@ -1,0 +1,140 @@
+//! What goes wrong in a seed: up to three faults with their times, and when everything is well.
+
+use super::rng::Rng;
+
+/// All faults are over by then.
+pub(crate) const HEALED_MS: u64 = 26_000;
+
+/// A bug in one of the simulation's own wrappers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// The store does not look at the fence.
+    NoStoreFence,
+    /// The driver does not look at the epoch.
+    NoDriverFence,
+    /// The control plane forgets nodes that are away.
+    ForgetfulGate,
+    /// A node that says nothing is reported as quiet.
+    SilenceIsQuiet,
+    /// A write of unknown outcome is taken as not made, without reading.
+    UnknownIsFailed,
+}
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// The leader's process ends; another one starts at the end of the fault.
+    LeaderCrash,
+    /// The leader's process stands still, longer than its lease.
+    LeaderPause,
+    /// The store answers some calls with errors, before or after the commit.
+    StoreErrors,
+    /// Some calls to the store get no answer in time; some of these land, late.
+    StoreHangs,
+    /// The leader cannot reach the store.
+    LeaderCutOff,
+    /// The driver fails some calls.
+    DriverFails,
+    /// The driver does some calls and says that it failed, or says so late.
+    DriverUnclear,
+    /// The driver is slow.
+    DriverSlow,
+    /// The driver answers nothing.
+    DriverDead,
+    /// A proxy loses its stream and goes on with the routes it has.
+    ProxyAway(usize),
+    /// A proxy applies everything late.
+    ProxySlow(usize),
+    /// A proxy's load reports stay out.
+    ProxyMute(usize),
+    /// The control plane is gone, and comes back with what the store says.
+    PlaneDown,
+    /// The control plane cannot reach the store.
+    PlaneCutOff,
+    /// An operator aborts whatever runs.
+    Abort,
+    /// Shadows answer with errors.
+    BadShadow,
+    /// A shadow that takes part of the traffic dies.
+    ShadowDies,
+}
+
+impl Fault {
+    /// One word for the tables.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::LeaderCrash => "leader crash",
+            Self::LeaderPause => "leader pause",
+            Self::StoreErrors => "store errors",
+            Self::StoreHangs => "store hangs",
+            Self::LeaderCutOff => "leader cut off",
+            Self::DriverFails => "driver fails",
+            Self::DriverUnclear => "driver unclear",
+            Self::DriverSlow => "driver slow",
+            Self::DriverDead => "driver dead",
+            Self::ProxyAway(_) => "proxy away",
+            Self::ProxySlow(_) => "proxy slow",
+            Self::ProxyMute(_) => "proxy mute",
+            Self::PlaneDown => "plane down",
+            Self::PlaneCutOff => "plane cut off",
+            Self::Abort => "abort",
+            Self::BadShadow => "bad shadow",
+            Self::ShadowDies => "shadow dies",
+        }
+    }
+
+    fn any(rng: &mut Rng, proxies: usize) -> Self {
+        match rng.between(0, 21) {
+            0 | 1 => Self::LeaderCrash,
+            2..=4 => Self::LeaderPause,
+            5 => Self::StoreErrors,
+            6 => Self::StoreHangs,
+            7 => Self::LeaderCutOff,
+            8 => Self::DriverFails,
+            9 => Self::DriverUnclear,
+            10 => Self::DriverSlow,
+            11 => Self::DriverDead,
+            12 | 13 => Self::ProxyAway(rng.index(proxies)),
+            14 => Self::ProxySlow(rng.index(proxies)),
+            15 | 16 => Self::ProxyMute(rng.index(proxies)),
+            17 => Self::PlaneDown,
+            18 => Self::PlaneCutOff,
+            19 => Self::Abort,
+            _ => [Self::BadShadow, Self::ShadowDies][rng.index(2)],
+        }
+    }
+}
+
+/// A fault with its time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Planned {
+    pub(crate) fault: Fault,
+    pub(crate) from_ms: u64,
+    pub(crate) to_ms: u64,
+}
+
+/// The faults of a seed.
+pub(crate) fn plan(seed: u64, proxies: usize) -> Vec<Planned> {
+    let mut rng = Rng::new(seed, 1);
+    // One in twelve seeds shows how the world goes by itself.
+    let count = [0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3][rng.index(12)];
+    (0..count)
+        .map(|_| {
+            let fault = Fault::any(&mut rng, proxies);
+            let from_ms = rng.between(1_500, 17_000);
+            let lasts = if fault == Fault::LeaderPause {
+                rng.between(2_500, 8_000)
+            } else if matches!(fault, Fault::ProxyAway(_) | Fault::ProxyMute(_)) {
+                rng.between(2_000, 12_000)
+            } else {
+                rng.between(300, 9_000)
+            };
+            let to_ms = (from_ms + lasts).min(HEALED_MS - 500);
+            Planned {
+                fault,
+                from_ms,
+                to_ms,
+            }
+        })
+        .collect()
+}

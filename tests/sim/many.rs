@@ -1,0 +1,106 @@
+//! Many seeds, or one with its history: `make sim SEEDS=1000`, `make sim ARGS='--seed 7'`.
+//!
+//! Ends with a line per promise, and with an error if an invariant is broken, a promise is short or
+//! too little happened to mean anything.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    missing_docs,
+    reason = "it says what it expects by failing; what it does not use, the tests use"
+)]
+
+mod engine;
+mod totals;
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use totals::Totals;
+
+/// Seeds of a promise.
+const SEEDS: u64 = 1_000;
+
+/// The number after a word of the command line.
+fn argument(name: &str) -> Option<u64> {
+    let mut words = std::env::args().skip_while(|word| word != name);
+    words.nth(1)?.parse().ok()
+}
+
+/// One seed, for a reader.
+fn replay(seed: u64) -> ExitCode {
+    let report = engine::run(seed, None);
+    report.lines.iter().for_each(|line| println!("{line}"));
+    println!(
+        "seed {seed}: history {}, {} violations",
+        report.hash,
+        report.violations.len()
+    );
+    report
+        .violations
+        .iter()
+        .for_each(|violation| println!("  {violation}"));
+    ExitCode::from(u8::from(!report.violations.is_empty()))
+}
+
+/// Seeds from `from`, on as many threads as there are processors; each has its own runtime.
+fn explore(from: u64, count: u64) -> Totals {
+    let next = AtomicU64::new(from);
+    let totals = Mutex::new(Totals::default());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + count {
+                        return;
+                    }
+                    let report = engine::run(seed, None);
+                    for violation in &report.violations {
+                        println!("seed {seed}: {violation}");
+                    }
+                    totals.lock().unwrap().add(&report);
+                }
+            });
+        }
+    });
+    totals.into_inner().unwrap()
+}
+
+fn word(kept: bool) -> &'static str {
+    if kept { "ok" } else { "short" }
+}
+
+fn main() -> ExitCode {
+    if let Some(seed) = argument("--seed") {
+        return replay(seed);
+    }
+    let count = argument("--seeds").unwrap_or(SEEDS);
+    let began = Instant::now();
+    let totals = explore(argument("--from").unwrap_or(1), count);
+    print!("{totals}");
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "{count} seeds in {seconds:.1} s, {:.1} seeds/s, {:.0} times as fast as real time",
+        count as f64 / seconds,
+        totals.simulated_ms as f64 / 1_000.0 / seconds
+    );
+    let idle = totals.too_little();
+    if let Some(what) = &idle {
+        println!("too little happened: {what}");
+    }
+    let violations = totals.violations;
+    println!(
+        "promise Z1 {violations} violations target <= 0 {}",
+        word(violations == 0)
+    );
+    println!(
+        "promise Z2 {count} seeds target >= {SEEDS} {}",
+        word(count >= SEEDS)
+    );
+    ExitCode::from(u8::from(violations > 0 || idle.is_some()))
+}

@@ -1,0 +1,112 @@
+//! What happened in many seeds, as a table, and whether it was enough to mean anything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::engine::{Counters, Report};
+
+/// Sums over seeds.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) seeds: u64,
+    pub(crate) violations: usize,
+    pub(crate) simulated_ms: u64,
+    outcomes: BTreeMap<&'static str, u64>,
+    answers: u64,
+    sum: Counters,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.violations += report.violations.len();
+        self.simulated_ms += report.simulated_ms;
+        self.answers += report.answers;
+        for (phase, count) in &report.outcomes {
+            *self.outcomes.entry(phase).or_default() += count;
+        }
+        let (sum, one) = (&mut self.sum, &report.counters);
+        sum.requests += one.requests;
+        sum.explained += one.explained;
+        sum.by_shadow += one.by_shadow;
+        sum.store_faults += one.store_faults;
+        sum.driver_faults += one.driver_faults;
+        sum.late += one.late;
+        sum.fenced += one.fenced;
+        for (fault, count) in &one.faults {
+            *sum.faults.entry(fault).or_default() += count;
+        }
+    }
+
+    /// What there is too little of, if there is: a world in which nothing happens passes nothing.
+    pub(crate) fn too_little(&self) -> Option<String> {
+        let of = |name| self.outcomes.get(name).copied().unwrap_or(0);
+        let faults: u64 = self.sum.faults.values().sum();
+        let least = [
+            ("migrations done", of("done"), self.seeds / 2),
+            ("migrations rolled back", of("rolled back"), self.seeds / 8),
+            ("faults", faults, self.seeds),
+            ("requests", self.sum.requests, self.seeds * 1_000),
+            (
+                "requests answered by a shadow",
+                self.sum.by_shadow,
+                self.seeds * 20,
+            ),
+            (
+                "calls to the store that went wrong",
+                self.sum.store_faults,
+                self.seeds / 2,
+            ),
+            (
+                "calls to the driver that went wrong",
+                self.sum.driver_faults,
+                self.seeds / 8,
+            ),
+            ("late calls", self.sum.late, self.seeds / 50),
+            (
+                "stale writes and effects refused",
+                self.sum.fenced,
+                self.seeds / 50,
+            ),
+        ];
+        let short = least.into_iter().find(|(_, found, wanted)| found < wanted);
+        short.map(|(what, found, wanted)| format!("{found} {what}, at least {wanted} are wanted"))
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |counts: &BTreeMap<&'static str, u64>| {
+            let each = counts.iter().map(|(name, count)| format!("{name} {count}"));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        writeln!(
+            f,
+            "migrations: {}; answers given while parked: {}",
+            list(&self.outcomes),
+            self.answers
+        )?;
+        writeln!(f, "faults: {}", list(&self.sum.faults))?;
+        let Counters {
+            requests,
+            explained,
+            by_shadow,
+            ..
+        } = &self.sum;
+        writeln!(
+            f,
+            "requests: {requests}, {by_shadow} answered by shadows, {explained} failed by a shadow that was made bad"
+        )?;
+        let Counters {
+            store_faults,
+            driver_faults,
+            late,
+            fenced,
+            ..
+        } = &self.sum;
+        writeln!(
+            f,
+            "calls gone wrong: {store_faults} to the store, {driver_faults} to the driver; {late} landed late, {fenced} stale ones were refused"
+        )
+    }
+}
