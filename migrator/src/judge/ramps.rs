@@ -133,7 +133,7 @@ fn a_shadow_that_is_the_same_is_rolled_back_no_more_often_than_alpha() {
         (60, 0.002),
         (60, 0.2),
     ];
-    let (mut runs, mut bad) = (0, 0);
+    let (mut runs, mut bad) = (0_u64, 0_u64);
     for (rate, errors) in cells {
         let same = side(errors, 1.0);
         let count = rolled_back(340, rate, same, same);
