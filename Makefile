@@ -9,11 +9,11 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model lint train
+.PHONY: help setup build demo compare test faults model bench-judge lint train
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing (deploy/setup)
 	@deploy/setup
@@ -36,6 +36,9 @@ faults: build ## kill the control plane at every step, before and after its effe
 
 model: ## every order of events around a migration: more than 10^7 states
 	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-tests --example model
+
+bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta on simulated traffic
+	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example judge
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

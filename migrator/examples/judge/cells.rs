@@ -71,6 +71,11 @@ impl Cell {
         shadow.error as f64 - original.errors * shadow.ended() as f64
     }
 
+    /// Whether there is an original to compare with when it begins.
+    pub(crate) fn compared(&self) -> bool {
+        self.struck != Struck::Both || self.from_s < 95
+    }
+
     pub(crate) fn harmless(&self) -> bool {
         self.struck != Struck::Shadow
     }
@@ -88,10 +93,17 @@ const AA: Cell = Cell {
     runs: 200,
 };
 
-pub(crate) fn cells() -> [Cell; 8] {
+pub(crate) fn cells() -> [Cell; 9] {
     let ill = Cell {
         struck: Struck::Shadow,
         runs: 100,
+        ..AA
+    };
+    let shared = Cell {
+        struck: Struck::Both,
+        from_s: 60,
+        to_s: 95,
+        ill_errors: AA.errors,
         ..AA
     };
     [
@@ -103,20 +115,20 @@ pub(crate) fn cells() -> [Cell; 8] {
         },
         Cell {
             name: "shared outage",
-            struck: Struck::Both,
-            from_s: 100,
-            to_s: 400,
             ill_errors: 0.1,
-            ..AA
+            ..shared
         },
         Cell {
             name: "shared slowdown x3",
-            struck: Struck::Both,
-            from_s: 100,
-            to_s: 400,
-            ill_errors: 0.001,
             slower: 3.0,
-            ..AA
+            ..shared
+        },
+        Cell {
+            name: "outage with all traffic",
+            from_s: 110,
+            to_s: 170,
+            ill_errors: 0.1,
+            ..shared
         },
         Cell {
             name: "errors x10, 50 rps",
@@ -139,7 +151,7 @@ pub(crate) fn cells() -> [Cell; 8] {
         Cell {
             name: "late errors x10, 500 rps",
             rate: 500.0,
-            from_s: 150,
+            from_s: 70,
             ill_errors: 0.01,
             runs: 60,
             ..ill

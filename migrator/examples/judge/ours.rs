@@ -1,20 +1,20 @@
-//! Our judge with its defaults: 1, 5, 25, 50, 100 %, each held for at least 45 s.
+//! Our judge with its defaults: 1, 5, 25, 50, 100 %, each held for at least 20 s.
 
 use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 use foreshadow_migrator::JudgeSettings;
-use foreshadow_migrator::judge::{Increment, JudgeState, Task};
+use foreshadow_migrator::judge::{Increment, JudgeState, Past, Task};
 
 use super::cells::Cell;
 use super::traffic::{Dice, Latencies};
 use super::{End, Rule};
 
 const SHARES: [u32; 5] = [100, 500, 2_500, 5_000, 10_000];
-const HOLD_MS: u64 = 45_000;
+const HOLD_MS: u64 = 20_000;
 
 pub(crate) struct Ours {
     settings: JudgeSettings,
-    baseline: Counts,
+    past: Past,
     stage: usize,
     seconds: u64,
     state: Option<JudgeState>,
@@ -29,7 +29,10 @@ impl Ours {
         (0..600).for_each(|_| baseline.merge(&dice.serve(cell.rate, cell.errors, &usual)));
         let mut ours = Self {
             settings: JudgeSettings::default(),
-            baseline,
+            past: Past {
+                baseline,
+                original: Counts::default(),
+            },
             stage: 0,
             seconds: 0,
             state: None,
@@ -52,7 +55,7 @@ impl Ours {
             hold_ms: HOLD_MS,
             of: SHARES.len() + 1,
         };
-        self.state = JudgeState::begin(task, &self.baseline, &self.settings).ok();
+        self.state = JudgeState::begin(task, self.past.clone(), &self.settings).ok();
     }
 }
 
@@ -72,6 +75,7 @@ impl Rule for Ours {
             shadow: shadow.clone(),
             trouble: None,
         };
+        self.past.original.merge(original);
         let state = self.state.as_mut()?;
         state.feed(self.seconds * 1_000, &more, &self.settings);
         match state.verdict(0, &self.settings) {

@@ -15,7 +15,9 @@
 //!   20 ms), whatever the original does. The original is moved because it is, or will be, sick; it
 //!   does not excuse a shadow that nobody would want.
 //! - With **all traffic** on the shadow there is no original to compare with. The frozen shares
-//!   alone count, with margins that are `alone_factor` times as wide.
+//!   alone count, the worse of those before the contention and of the original's during the ramp,
+//!   with margins that are `alone_factor` times as wide. Trouble that only begins then, and that
+//!   the original would have had too, cannot be told from the shadow's own.
 //! - Without a baseline (fewer than 20 requests) the original alone counts.
 //!
 //! # Guarantee
@@ -50,7 +52,7 @@ use domain::{Counts, LatencyHistogram};
 use serde::{Deserialize, Serialize};
 
 pub use ledger::{Increment, Ledger};
-pub use state::{JudgeState, Task};
+pub use state::{JudgeState, Past, Task};
 
 /// What the judge has seen of a stage, for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 
-use super::{Increment, JudgeState, Task};
+use super::{Increment, JudgeState, Past, Task};
 use crate::settings::JudgeSettings;
 
 const TICK: u64 = 1_000;
@@ -78,7 +78,10 @@ fn settings() -> JudgeSettings {
 fn ramp(seed: u64, rate: u64, original: Side, shadow: Side) -> (bool, u64) {
     let settings = settings();
     let mut dice = Dice(seed);
-    let baseline = dice.serve(original, 4_000);
+    let mut past = Past {
+        baseline: dice.serve(original, 4_000),
+        original: Counts::default(),
+    };
     let mut ticks = 0;
     for (index, share) in SHARES.into_iter().enumerate() {
         let scope = if share == 10_000 {
@@ -92,7 +95,7 @@ fn ramp(seed: u64, rate: u64, original: Side, shadow: Side) -> (bool, u64) {
             hold_ms: 5_000,
             of: SHARES.len() + 1,
         };
-        let mut state = JudgeState::begin(task, &baseline, &settings).unwrap();
+        let mut state = JudgeState::begin(task, past.clone(), &settings).unwrap();
         for tick in 1..=300 {
             ticks += 1;
             let to_shadow = (0..rate)
@@ -103,6 +106,7 @@ fn ramp(seed: u64, rate: u64, original: Side, shadow: Side) -> (bool, u64) {
                 shadow: dice.serve(shadow, to_shadow),
                 trouble: None,
             };
+            past.original.merge(&more.original);
             state.feed(tick * TICK, &more, &settings);
             match state.verdict(0, &settings) {
                 Verdict::Rollback { reason } if reason.starts_with("inconclusive") => break,
@@ -152,7 +156,10 @@ fn trouble_that_both_sides_share_is_no_reason_to_go_back() {
     for ill in [side(0.3, 1.0), side(0.002, 3.0)] {
         for seed in 0..40 {
             let mut dice = Dice(seed);
-            let baseline = dice.serve(healthy, 500);
+            let past = Past {
+                baseline: dice.serve(healthy, 4_000),
+                original: Counts::default(),
+            };
             let settings = settings();
             let task = Task {
                 scope: JudgeScope::Stage { stage: 1 },
@@ -160,7 +167,7 @@ fn trouble_that_both_sides_share_is_no_reason_to_go_back() {
                 hold_ms: 5_000,
                 of: 6,
             };
-            let mut state = JudgeState::begin(task, &baseline, &settings).unwrap();
+            let mut state = JudgeState::begin(task, past, &settings).unwrap();
             for tick in 1..60 {
                 let more = Increment {
                     original: dice.serve(ill, 30),

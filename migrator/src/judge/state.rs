@@ -17,6 +17,8 @@ use crate::settings::JudgeSettings;
 const FAILED: f64 = 0.35;
 const SLOW: f64 = 0.45;
 const FAR: f64 = 0.2;
+/// Later starts of harm are not looked for one by one: each costs the others evidence.
+const MOST_STARTS: u32 = 240;
 /// An epoch in which the original is silent is waited with for this many times its length.
 const PATIENCE: u64 = 5;
 
@@ -33,6 +35,15 @@ pub struct Task {
     pub of: usize,
 }
 
+/// What was counted before the stage; frozen with its beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Past {
+    /// The original before the contention.
+    pub baseline: Counts,
+    /// The original in this migration's earlier stages.
+    pub original: Counts,
+}
+
 /// The evidence of one stage. It can be put into words (serde) and taken up again bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgeState {
@@ -40,7 +51,7 @@ pub struct JudgeState {
     pub(super) width: Width,
     /// This stage's part of alpha.
     pub(super) alpha: Exact,
-    baseline: Counts,
+    past: Past,
     yardstick: Yardstick,
     failed: Stream,
     slow: Vec<Stream>,
@@ -79,17 +90,20 @@ fn ended(counts: &Counts) -> u64 {
 }
 
 impl JudgeState {
-    /// Begins a stage. `baseline` is the original before the contention; it is frozen here.
+    /// Begins a stage.
     ///
     /// # Errors
     /// The setting that is out of its range, in words.
-    pub fn begin(task: Task, baseline: &Counts, settings: &JudgeSettings) -> Result<Self, String> {
+    pub fn begin(task: Task, past: Past, settings: &JudgeSettings) -> Result<Self, String> {
         settings.validate()?;
         let width = match task.scope {
             JudgeScope::Soak => Width::Alone,
             JudgeScope::Mirror | JudgeScope::Stage { .. } => Width::Usual,
         };
-        let yardstick = Yardstick::new(baseline, settings);
+        let mut yardstick = Yardstick::new(&past.baseline, settings);
+        if width == Width::Alone {
+            yardstick.allow(&past.original);
+        }
         let horizon = horizon(&task, settings);
         let frozen = yardstick.errors.is_some() || width == Width::Alone;
         let far = yardstick.far.map(|edge| {
@@ -100,7 +114,7 @@ impl JudgeState {
             task,
             width,
             alpha: Exact(settings.alpha / task.of.max(1) as f64),
-            baseline: baseline.clone(),
+            past,
             failed: Stream::new(Bad::Failed, width, frozen, horizon),
             slow: Vec::new(),
             far,
@@ -157,7 +171,7 @@ impl JudgeState {
             age_ms,
             original: self.seen.original.clone(),
             shadow: self.seen.shadow.clone(),
-            baseline: self.baseline.latency.clone(),
+            baseline: self.past.baseline.latency.clone(),
             p_value: self.p_value(),
         }
     }
@@ -269,8 +283,8 @@ impl JudgeState {
         self.ln = Exact(sum);
         if sum > self.highest.0 {
             self.highest = Exact(sum);
-            let baseline = &self.baseline;
-            self.words = most.map(|(_, stream)| verdict::words(stream, baseline, self.width));
+            let past = &self.past;
+            self.words = most.map(|(_, stream)| verdict::words(stream, past, self.width));
         }
     }
 }
@@ -278,5 +292,6 @@ impl JudgeState {
 /// Epochs in which harm may begin.
 fn horizon(task: &Task, settings: &JudgeSettings) -> u32 {
     let longest = settings.deadline_ms.max(task.hold_ms);
-    u32::try_from(longest / settings.epoch_ms.max(1)).unwrap_or(u32::MAX)
+    let epochs = u32::try_from(longest / settings.epoch_ms.max(1)).unwrap_or(u32::MAX);
+    epochs.min(MOST_STARTS)
 }

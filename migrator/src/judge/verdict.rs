@@ -1,9 +1,8 @@
 //! From evidence to a verdict and its reason.
 
-use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 
-use super::state::JudgeState;
+use super::state::{JudgeState, Past};
 use super::stream::{Bad, Stream};
 use super::yardstick::Width;
 use crate::settings::JudgeSettings;
@@ -115,17 +114,20 @@ fn missing(state: &JudgeState, settings: &JudgeSettings) -> Option<String> {
 }
 
 /// What a stream has seen.
-pub(super) fn words(stream: &Stream, baseline: &Counts, width: Width) -> String {
+pub(super) fn words(stream: &Stream, past: &Past, width: Width) -> String {
     let seen = stream.seen;
-    let before = stream.bad.tally(baseline, baseline);
+    let before = stream.bad.tally(&past.baseline, &past.original);
     let (bad, of) = (seen.shadow_bad, seen.shadow);
-    let past = format!("before {} of {}", before.original_bad, before.original);
+    let earlier = format!("before {} of {}", before.original_bad, before.original);
     let others = match width {
         Width::Usual => format!(
-            "on the original {} of {}, {past}",
+            "on the original {} of {}, {earlier}",
             seen.original_bad, seen.original
         ),
-        Width::Alone => past,
+        Width::Alone => format!(
+            "{earlier}, during the ramp {} of {}",
+            before.shadow_bad, before.shadow
+        ),
     };
     match stream.bad {
         Bad::Failed => format!("{bad} of {of} requests failed, {others}"),

@@ -54,6 +54,23 @@ impl Yardstick {
         yardstick
     }
 
+    /// What the original did during the ramp is allowed as well: it stands in for the live one.
+    pub(super) fn allow(&mut self, original: &Counts) {
+        let more = |before: Exact, bad, all| Exact(before.0.max(upper(bad, all).0));
+        if original.ended() >= ENOUGH {
+            self.errors = self
+                .errors
+                .map(|before| more(before, original.error, original.ended()));
+        }
+        let latency = &original.latency;
+        if latency.total() >= ENOUGH {
+            for edge in &mut self.edges {
+                let slower = latency.slower_than(edge.us);
+                edge.before = edge.before.map(|b| more(b, slower, latency.total()));
+            }
+        }
+    }
+
     /// Without a baseline the edges come from what the original has shown so far. They are chosen
     /// before the requests that they are used for, so that the tests stay valid.
     pub(super) fn learn(&mut self, original: &LatencyHistogram) {

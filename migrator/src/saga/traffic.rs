@@ -11,7 +11,7 @@ use store::{Key, Kind};
 
 use super::Context;
 use super::effects::EffectError;
-use crate::judge::{Evidence, Increment, JudgeState, Ledger, Task};
+use crate::judge::{Evidence, Increment, JudgeState, Ledger, Past, Task};
 
 /// How often the store is asked while waiting. The records are in memory.
 const POLL: Duration = Duration::from_millis(50);
@@ -121,13 +121,14 @@ impl Watcher {
         let name = |side| side_cluster(&migration.service, &migration.instance, side);
         let start = traffic(context, migration).await?;
         // The service's own cluster holds what was answered before the instance was split off.
-        let baseline = start
-            .as_ref()
-            .map(|t| t.cluster(migration.service.as_str()))
-            .unwrap_or_default();
+        let total = |cluster: &str| start.as_ref().map(|t| t.cluster(cluster));
+        let past = Past {
+            baseline: total(migration.service.as_str()).unwrap_or_default(),
+            original: total(&name(Side::Original)).unwrap_or_default(),
+        };
         let task = task(migration, scope);
-        let state = JudgeState::begin(task, &baseline, &context.settings.judge)
-            .map_err(EffectError::Refused)?;
+        let state =
+            JudgeState::begin(task, past, &context.settings.judge).map_err(EffectError::Refused)?;
         Ok(Self {
             began: context.clock.now(),
             ledger: Ledger::begin(name(Side::Original), name(Side::Shadow), start.as_ref()),
