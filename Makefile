@@ -9,11 +9,11 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim lint train
+.PHONY: help setup build demo compare test faults model sim bench-judge lint train
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing (deploy/setup)
 	@deploy/setup
@@ -39,6 +39,9 @@ model: ## every order of events around a migration: more than 10^7 states
 
 sim: ## the migrator in SEEDS=1000 simulated worlds; ARGS='--seed 7' replays one
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-tests --example sim -- --seeds $(or $(SEEDS),1000) $(ARGS)
+
+bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta on simulated traffic
+	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example judge
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

@@ -1,5 +1,6 @@
 //! What an operator may tune, with defaults that work.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use domain::migration::Limits;
@@ -50,14 +51,37 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeSettings {
+    /// Highest probability that a whole ramp of a shadow within its margins is rolled back.
+    pub alpha: f64,
+    /// Highest probability that a stage takes a shadow beyond the proof's margins for no worse.
+    pub beta: f64,
+    /// How many times the original's share of failed requests the shadow's may be …
+    pub error_ratio: f64,
+    /// … and this share on top.
+    pub error_margin: f64,
+    /// How many times the original's share of slow requests the shadow's may be …
+    pub slow_ratio: f64,
+    /// … and this share on top.
+    pub slow_margin: f64,
+    /// How many times as wide these margins are while the shadow has all traffic.
+    pub alone_factor: f64,
+    /// A request is far too slow beyond this many times the latency that nine in ten requests were
+    /// under before the contention.
+    pub far_factor: f64,
+    /// Share of the shadow's requests that may be far too slow, however slow the original is.
+    pub far_share: f64,
+    /// From this weight of the shadow on, in basis points, a stage asks for proof that it is no
+    /// worse; above 10000: never.
+    pub prove_from: u32,
+    /// Share of failed requests by which the shadow must be shown not to be worse.
+    pub prove_error_margin: f64,
+    /// Share of slow requests by which the shadow must be shown not to be worse; 1: none.
+    pub prove_slow_margin: f64,
+    /// Length of an epoch of evidence, in milliseconds. It takes three bad ones to roll back, so it
+    /// should be longer than a harmless burst.
+    pub epoch_ms: u64,
     /// Requests the shadow must have answered at a stage before it may be promoted.
     pub min_requests: u64,
-    /// Share of failed requests by which the shadow may be worse.
-    pub error_margin: f64,
-    /// Share of slow requests by which the shadow may be worse.
-    pub slow_margin: f64,
-    /// How many standard errors a difference must exceed its margin.
-    pub z: f64,
     /// Oldest telemetry to decide on, in milliseconds.
     pub max_age_ms: u64,
     /// Without a verdict by then the stage is given up, in milliseconds.
@@ -69,15 +93,78 @@ pub struct JudgeSettings {
 impl Default for JudgeSettings {
     fn default() -> Self {
         Self {
+            alpha: 0.01,
+            beta: 0.05,
+            error_ratio: 1.2,
+            error_margin: 0.001,
+            slow_ratio: 1.15,
+            slow_margin: 0.005,
+            alone_factor: 3.0,
+            far_factor: 5.0,
+            far_share: 0.25,
+            prove_from: 5_000,
+            prove_error_margin: 0.005,
+            prove_slow_margin: 0.04,
+            epoch_ms: 2_000,
             min_requests: 20,
-            error_margin: 0.005,
-            slow_margin: 0.15,
-            z: 3.0,
             max_age_ms: 2_000,
-            deadline_ms: 60_000,
+            deadline_ms: 1_800_000,
             mirror_ms: 4_000,
         }
     }
+}
+
+impl JudgeSettings {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// The field, its value and what is allowed, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        whole_numbers(&[
+            ("judge.min_requests", self.min_requests, 1..=1_000_000),
+            ("judge.max_age_ms", self.max_age_ms, 100..=60_000),
+            ("judge.deadline_ms", self.deadline_ms, 1_000..=86_400_000),
+            ("judge.epoch_ms", self.epoch_ms, 50..=600_000),
+            ("judge.prove_from", self.prove_from.into(), 1..=10_001),
+        ])?;
+        for (field, value, allowed) in [
+            ("judge.alpha", self.alpha, 1e-9..=0.5),
+            ("judge.beta", self.beta, 1e-9..=0.5),
+            ("judge.error_ratio", self.error_ratio, 1.0..=100.0),
+            ("judge.error_margin", self.error_margin, 1e-6..=1.0),
+            ("judge.slow_ratio", self.slow_ratio, 1.0..=100.0),
+            ("judge.slow_margin", self.slow_margin, 1e-6..=1.0),
+            ("judge.alone_factor", self.alone_factor, 1.0..=100.0),
+            ("judge.far_factor", self.far_factor, 1.0..=1_000.0),
+            ("judge.far_share", self.far_share, 1e-6..=1.0),
+            (
+                "judge.prove_error_margin",
+                self.prove_error_margin,
+                1e-6..=1.0,
+            ),
+            (
+                "judge.prove_slow_margin",
+                self.prove_slow_margin,
+                1e-6..=1.0,
+            ),
+        ] {
+            if !allowed.contains(&value) {
+                let (from, to) = (allowed.start(), allowed.end());
+                return Err(format!("{field} is {value}; allowed is {from} to {to}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole_numbers(fields: &[(&str, u64, RangeInclusive<u64>)]) -> Result<(), String> {
+    for (field, value, allowed) in fields {
+        if !allowed.contains(value) {
+            let (from, to) = (allowed.start(), allowed.end());
+            return Err(format!("{field} is {value}; allowed is {from} to {to}"));
+        }
+    }
+    Ok(())
 }
 
 impl Default for Settings {
@@ -109,8 +196,8 @@ impl Settings {
     /// # Errors
     /// The field, its value and what is allowed, in words.
     pub fn validate(&self) -> Result<(), String> {
-        let judge = &self.judge;
-        for (field, value, allowed) in [
+        self.judge.validate()?;
+        whole_numbers(&[
             ("tick_ms", self.tick_ms, 10..=3_600_000),
             ("window_ms", self.window_ms, 1..=604_800_000),
             ("lead_ms", self.lead_ms, 0..=86_400_000),
@@ -123,15 +210,7 @@ impl Settings {
                 u64::from(self.limits.sync_rounds),
                 1..=1_000,
             ),
-            ("judge.min_requests", judge.min_requests, 1..=1_000_000),
-            ("judge.max_age_ms", judge.max_age_ms, 100..=60_000),
-            ("judge.deadline_ms", judge.deadline_ms, 1_000..=86_400_000),
-        ] {
-            if !allowed.contains(&value) {
-                let (from, to) = (allowed.start(), allowed.end());
-                return Err(format!("{field} is {value}; allowed is {from} to {to}"));
-            }
-        }
+        ])?;
         if self.confirm_ticks == 0 || self.confirm_ticks > self.of_ticks || self.of_ticks > 1_000 {
             return Err(format!(
                 "confirm_ticks is {} of of_ticks {}; allowed is 1 to of_ticks, and at most 1000",
@@ -141,9 +220,6 @@ impl Settings {
         for (field, value, highest) in [
             ("utilisation_limit", self.utilisation_limit, 1.0),
             ("accepted_risk", self.accepted_risk, 1.0),
-            ("judge.error_margin", judge.error_margin, 1.0),
-            ("judge.slow_margin", judge.slow_margin, 1.0),
-            ("judge.z", judge.z, 10.0),
         ] {
             if !(value > 0.0 && value <= highest) {
                 return Err(format!(

@@ -639,6 +639,15 @@ async fn a_new_driver_adopts_what_the_last_one_started() {
 async fn a_recycled_process_id_is_not_killed() {
     let world = World::new();
     let instance = world.instance(&spec("web")).await;
+    let (_, started) = instance.replica.handle.split_once('@').unwrap();
+    let started: f64 = started.parse().unwrap();
+    // A process is told apart by the tick (a hundredth of a second) in which it started.
+    until("the next tick of the kernel's clock", async || {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        seconds * 100.0 > started + 1.0
+    })
+    .await;
     let mut bystander = std::process::Command::new("sleep")
         .arg("60")
         .spawn()

@@ -409,6 +409,10 @@ fn config(folder: &Path) -> Config {
         deadline_ms: 30_000,
         // Several suites share two processors: these tests are about faults, not about slowness.
         slow_margin: 0.9,
+        far_share: 0.95,
+        prove_slow_margin: 1.0,
+        prove_error_margin: 0.5,
+        epoch_ms: 100,
         ..JudgeSettings::default()
     };
     config

@@ -280,6 +280,13 @@ fn settings(policy: Policy) -> Settings {
             min_requests: 15,
             mirror_ms: 3_000,
             deadline_ms: 45_000,
+            // A stage lasts seconds here, and six instances share a laptop's processors.
+            epoch_ms: 250,
+            error_margin: 0.005,
+            slow_ratio: 2.0,
+            slow_margin: 0.15,
+            prove_error_margin: 0.1,
+            prove_slow_margin: 0.5,
             ..JudgeSettings::default()
         },
         drain_deadline_ms: 10_000,

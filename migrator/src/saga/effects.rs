@@ -397,8 +397,7 @@ async fn judge(
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tick.tick().await;
-        let evidence = watcher.look(context, migration).await?;
-        let verdict = crate::judge::judge(&evidence, &context.settings.judge);
+        let (verdict, evidence) = watcher.look(context, migration).await?;
         use domain::migration::Verdict;
         match &verdict {
             Verdict::Hold { reason } | Verdict::Inconclusive { reason } => {

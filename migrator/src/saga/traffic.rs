@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use domain::migration::JudgeScope;
+use domain::migration::{JudgeScope, Verdict};
 use domain::routing::side_cluster;
 use domain::{
-    Counts, LatencyHistogram, Migration, NodeId, NodeTraffic, Routing, RoutingState, RoutingStatus,
-    Side, Timestamp, Traffic,
+    Migration, NodeId, NodeTraffic, Routing, RoutingState, RoutingStatus, Side, Timestamp, Traffic,
 };
 use store::{Key, Kind};
 
 use super::Context;
 use super::effects::EffectError;
-use crate::judge::Evidence;
+use crate::judge::{Evidence, Increment, JudgeState, Ledger, Past, Task};
 
 /// How often the store is asked while waiting. The records are in memory.
 const POLL: Duration = Duration::from_millis(50);
@@ -105,15 +104,12 @@ async fn nodes(context: &Context, migration: &Migration) -> Result<Vec<NodeId>, 
     Ok(status.nodes.into_keys().collect())
 }
 
-/// Follows both sides of a migration from the start of a stage.
+/// Follows both sides of a migration from the start of a stage. The evidence lives here and in
+/// what is shown of it: a restart of the control plane begins that of the running stage anew.
 pub(super) struct Watcher {
-    scope: JudgeScope,
-    hold_ms: u64,
     began: Timestamp,
-    original: String,
-    shadow: String,
-    baseline: LatencyHistogram,
-    start: Option<Traffic>,
+    ledger: Ledger,
+    state: JudgeState,
 }
 
 impl Watcher {
@@ -122,35 +118,31 @@ impl Watcher {
         migration: &Migration,
         scope: JudgeScope,
     ) -> Result<Self, EffectError> {
-        let last = migration.ramp.stages().len().saturating_sub(1);
-        let hold_ms = match scope {
-            JudgeScope::Mirror => migration.ramp.stage(0).map_or(0, |stage| stage.hold_ms),
-            JudgeScope::Stage { stage } => migration.ramp.stage(stage).map_or(0, |s| s.hold_ms),
-            JudgeScope::Soak => migration.ramp.stage(last).map_or(0, |stage| stage.hold_ms),
-        };
         let name = |side| side_cluster(&migration.service, &migration.instance, side);
         let start = traffic(context, migration).await?;
         // The service's own cluster holds what was answered before the instance was split off.
-        let baseline = start
-            .as_ref()
-            .map(|t| t.cluster(migration.service.as_str()).latency)
-            .unwrap_or_default();
+        let total = |cluster: &str| start.as_ref().map(|t| t.cluster(cluster));
+        let past = Past {
+            baseline: total(migration.service.as_str()).unwrap_or_default(),
+            original: total(&name(Side::Original)).unwrap_or_default(),
+        };
+        let task = task(migration, scope);
+        let state =
+            JudgeState::begin(task, past, &context.settings.judge).map_err(EffectError::Refused)?;
         Ok(Self {
-            scope,
-            hold_ms,
             began: context.clock.now(),
-            original: name(Side::Original),
-            shadow: name(Side::Shadow),
-            baseline,
-            start,
+            ledger: Ledger::begin(name(Side::Original), name(Side::Shadow), start.as_ref()),
+            state,
         })
     }
 
+    /// Takes in what was reported since the last look.
     pub(super) async fn look(
         &mut self,
         context: &Context,
         migration: &Migration,
-    ) -> Result<Evidence, EffectError> {
+    ) -> Result<(Verdict, Evidence), EffectError> {
+        let settings = &context.settings.judge;
         let now = context.clock.now();
         let traffic = traffic(context, migration).await?;
         let reported = |node: &NodeId| {
@@ -164,35 +156,30 @@ impl Watcher {
             .map(reported)
             .min()
             .unwrap_or(self.began);
-        Ok(Evidence {
-            scope: self.scope,
-            hold_ms: self.hold_ms,
-            elapsed_ms: now.since(self.began),
-            age_ms: now.since(oldest),
-            original: self.since_start(traffic.as_ref(), &self.original),
-            shadow: self.since_start(traffic.as_ref(), &self.shadow),
-            baseline: self.baseline.clone(),
-        })
+        let age_ms = now.since(oldest);
+        let more = traffic.map_or_else(Increment::default, |t| self.ledger.take(&t));
+        self.state.feed(now.since(self.began), &more, settings);
+        Ok((
+            self.state.verdict(age_ms, settings),
+            self.state.evidence(age_ms),
+        ))
     }
+}
 
-    /// Counts since the stage began, node by node: a node whose session is new began at zero.
-    fn since_start(&self, now: Option<&Traffic>, cluster: &str) -> Counts {
-        let mut sum = Counts::default();
-        for (node, state) in now.iter().flat_map(|traffic| traffic.nodes.iter()) {
-            let Some(counts) = state.clusters.get(cluster) else {
-                continue;
-            };
-            let before = self
-                .start
-                .as_ref()
-                .and_then(|start| start.nodes.get(node))
-                .filter(|before| before.session == state.session)
-                .and_then(|before| before.clusters.get(cluster));
-            match before {
-                Some(before) => sum.merge(&counts.since(before)),
-                None => sum.merge(counts),
-            }
-        }
-        sum
+/// What is judged under a scope.
+fn task(migration: &Migration, scope: JudgeScope) -> Task {
+    let stages = migration.ramp.stages();
+    let index = match scope {
+        JudgeScope::Mirror => 0,
+        JudgeScope::Stage { stage } => stage,
+        JudgeScope::Soak => stages.len().saturating_sub(1),
+    };
+    let stage = migration.ramp.stage(index);
+    Task {
+        scope,
+        shadow_share: stage.map_or(0, |stage| stage.shadow.get()),
+        hold_ms: stage.map_or(0, |stage| stage.hold_ms),
+        // Every stage, and the copies before the first.
+        of: stages.len() + 1,
     }
 }

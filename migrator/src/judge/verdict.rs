@@ -1,0 +1,141 @@
+//! From evidence to a verdict and its reason.
+
+use domain::migration::{JudgeScope, Verdict};
+
+use super::state::{JudgeState, Past};
+use super::stream::{Bad, Stream};
+use super::yardstick::Width;
+use crate::settings::JudgeSettings;
+
+/// So many failed requests and no other make a dead shadow.
+const DEAD: u64 = 5;
+
+/// The verdict. `Hold` and `Inconclusive` mean: look again.
+pub(super) fn of(
+    state: &JudgeState,
+    elapsed_ms: u64,
+    age_ms: u64,
+    settings: &JudgeSettings,
+) -> Verdict {
+    if let Some(reason) = harm(state) {
+        return Verdict::Rollback { reason };
+    }
+    if let Some(reason) = wait(state, elapsed_ms, age_ms, settings) {
+        return Verdict::Hold { reason };
+    }
+    let answered = state.seen.shadow.ended();
+    match missing(state, settings) {
+        None => Verdict::Promote {
+            reason: format!(
+                "{answered} requests, {} failed: no worse (p = {:.2})",
+                state.seen.shadow.error,
+                state.p_value()
+            ),
+        },
+        Some(_) if copies_are_over(state, elapsed_ms, settings) => Verdict::Promote {
+            reason: format!("{answered} copied requests; the ramp goes on carefully without more"),
+        },
+        Some(reason) if elapsed_ms >= settings.deadline_ms => Verdict::Rollback {
+            reason: format!("inconclusive after {elapsed_ms} ms: {reason}"),
+        },
+        Some(reason) => Verdict::Inconclusive { reason },
+    }
+}
+
+/// Few copies are no reason to wait for ever, suspicious ones are.
+fn copies_are_over(state: &JudgeState, elapsed_ms: u64, settings: &JudgeSettings) -> bool {
+    state.task.scope == JudgeScope::Mirror && elapsed_ms >= settings.mirror_ms && !suspicious(state)
+}
+
+/// In which way the shadow is worse, if it is.
+fn harm(state: &JudgeState) -> Option<String> {
+    let (shadow, original) = (&state.seen.shadow, &state.seen.original);
+    // Outside of alpha, and for the first requests of a stage only. Where the original fails as
+    // well, something that both share is ill.
+    let shared = original.ended() > 0 && original.error.saturating_mul(2) >= original.ended();
+    if shadow.error >= DEAD && shadow.success == 0 && !shared {
+        return Some(format!("all of {} requests failed", shadow.error));
+    }
+    if state.highest.0 < -state.alpha.0.ln() {
+        return None;
+    }
+    let words = state.words.as_deref().unwrap_or("worse");
+    Some(format!("{words} (p = {:.1e})", state.p_value()))
+}
+
+/// Why nothing can be said for the shadow now.
+fn wait(
+    state: &JudgeState,
+    elapsed_ms: u64,
+    age_ms: u64,
+    settings: &JudgeSettings,
+) -> Option<String> {
+    if let Some(trouble) = &state.trouble {
+        return Some(format!("{trouble}: what is unknown is not good"));
+    }
+    if age_ms > settings.max_age_ms {
+        return Some(format!(
+            "telemetry is {age_ms} ms old: late is not the same as good"
+        ));
+    }
+    let hold_ms = state.task.hold_ms;
+    (elapsed_ms < hold_ms).then(|| format!("held for at least {hold_ms} ms"))
+}
+
+/// Half of the way to a roll-back: no promotion until that is over.
+fn suspicious(state: &JudgeState) -> bool {
+    state.ln.0 >= -state.alpha.0.ln() / 2.0
+}
+
+/// What a promotion lacks.
+fn missing(state: &JudgeState, settings: &JudgeSettings) -> Option<String> {
+    let answered = state.seen.shadow.ended();
+    if answered < settings.min_requests {
+        return Some(format!(
+            "{answered} of {} requests so far",
+            settings.min_requests
+        ));
+    }
+    if suspicious(state) {
+        let words = state.words.as_deref().unwrap_or("worse");
+        return Some(format!("suspicious: {words}"));
+    }
+    let wanted = -settings.beta.ln();
+    let open = state.proofs.iter().find(|proof| proof.ln() < wanted)?;
+    let per_request = open.bad.proof_margin(settings).share;
+    let more = ((wanted - open.ln()) / per_request).ceil();
+    let what = match open.bad {
+        Bad::Failed => "failures".to_owned(),
+        Bad::SlowerThan(us) => format!("requests over {} ms", us / 1_000),
+    };
+    Some(format!(
+        "not yet shown to be no worse in {what}: at least {more} more requests"
+    ))
+}
+
+/// What a stream has seen.
+pub(super) fn words(stream: &Stream, past: &Past, width: Width) -> String {
+    let seen = stream.seen;
+    let before = stream.bad.tally(&past.baseline, &past.original);
+    let (bad, of) = (seen.shadow_bad, seen.shadow);
+    let earlier = format!("before {} of {}", before.original_bad, before.original);
+    let others = match width {
+        Width::Usual => format!(
+            "on the original {} of {}, {earlier}",
+            seen.original_bad, seen.original
+        ),
+        Width::Alone => format!(
+            "{earlier}, during the ramp {} of {}",
+            before.shadow_bad, before.shadow
+        ),
+    };
+    match stream.bad {
+        Bad::Failed => format!("{bad} of {of} requests failed, {others}"),
+        Bad::SlowerThan(us) => {
+            format!(
+                "{bad} of {of} requests took longer than {} ms, {others}",
+                us / 1_000
+            )
+        }
+    }
+}
