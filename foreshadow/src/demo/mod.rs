@@ -269,7 +269,7 @@ async fn drive(
         }
         load.set_phase(&watching.label());
         draw(&status, seconds);
-        if options.short && over(&status, options) && seconds > 20.0 {
+        if options.short && over(&status, options) {
             break;
         }
     }
