@@ -145,6 +145,10 @@ fn settings() -> Option<Settings> {
             min_requests: 10,
             deadline_ms: 20_000,
             mirror_ms: 700,
+            // Stages last seconds here: proof of more than this would take minutes of requests.
+            epoch_ms: 250,
+            prove_error_margin: 0.3,
+            prove_slow_margin: 1.0,
             ..JudgeSettings::default()
         },
         drain_deadline_ms: 15_000,
