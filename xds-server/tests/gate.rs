@@ -218,6 +218,8 @@ fn a_client_that_missed_a_split_keeps_its_endpoints_until_it_has_the_new_routes(
         fleet.clients[client].lose(&mut fleet.gate);
         let scene = scene.migrate(1, bp(100), false);
         fleet.gate = foreshadow_xds_server::gate::Gate::default();
+        let node = fleet.clients[client].node.clone();
+        fleet.gate.expect(node);
         fleet.set(&scene.inputs());
         fleet.pump();
         fleet.reconnect(client);
