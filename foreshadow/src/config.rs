@@ -18,6 +18,10 @@ use crate::storage::StoreChoice;
 pub struct Config {
     /// Folder for the store, instances and history.
     pub data: PathBuf,
+    /// Folder for what the driver keeps of instances, if not `instances` in the data folder.
+    /// Several control planes on one machine, each with its own data folder, share it.
+    #[serde(default)]
+    pub replicas: Option<PathBuf>,
     /// Where state is kept.
     #[serde(default)]
     pub store: StoreChoice,
@@ -75,6 +79,12 @@ const fn default_report() -> u64 {
 }
 
 impl Config {
+    /// Folder for what the driver keeps of instances.
+    pub fn replicas(&self) -> PathBuf {
+        let own = || self.data.join("instances");
+        self.replicas.clone().unwrap_or_else(own)
+    }
+
     /// Reads a file.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod error;
+pub mod gc;
 pub mod http;
 pub mod load;
 pub mod status;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Abort(options) => block_on(client::tell(options, "abort")),
         Command::Retry(options) => block_on(client::tell(options, "retry")),
         Command::Rollback(options) => block_on(client::tell(options, "rollback")),
+        Command::Gc(options) => block_on(gc::run(options)),
         Command::Schema => {
             print!("{}", config::schema()?);
             Ok(ExitCode::SUCCESS)

@@ -24,9 +24,9 @@ pub enum Kind {
     Routing,
     /// `domain::Decision`: the latest one, id `latest`.
     Decision,
-    /// `domain::RoutingStatus`, by service id.
+    /// `domain::RoutingStatus`, by service id and control plane (`domain::routing::word_id`).
     RoutingStatus,
-    /// `domain::Traffic`, by service id.
+    /// `domain::Traffic`, by service id and control plane.
     Traffic,
     /// `domain::Readings`, by instance id.
     Readings,
@@ -36,6 +36,10 @@ pub enum Kind {
     Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
+    /// A migrator's sign of life, by holder id.
+    Member,
+    /// A control plane that has a name, by that.
+    Server,
 }
 
 /// Whether a record survives a crash.
@@ -49,7 +53,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -64,6 +68,8 @@ impl Kind {
         Self::Readings,
         Self::Forecast,
         Self::Progress,
+        Self::Member,
+        Self::Server,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -82,7 +88,9 @@ impl Kind {
             | Self::Traffic
             | Self::Readings
             | Self::Forecast
-            | Self::Progress => Durability::Ephemeral,
+            | Self::Progress
+            | Self::Member
+            | Self::Server => Durability::Ephemeral,
         }
     }
 
@@ -103,6 +111,8 @@ impl Kind {
             Self::Forecast => "forecast",
             Self::Node => "node",
             Self::Progress => "progress",
+            Self::Member => "member",
+            Self::Server => "server",
         }
     }
 }

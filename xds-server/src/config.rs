@@ -22,6 +22,8 @@ pub struct XdsConfig {
     pub node_patience: Duration,
     /// How many discovery streams are served at once.
     pub max_streams: usize,
+    /// Its name, where several control planes write to the same store; the same after a restart.
+    pub name: String,
 }
 
 impl Default for XdsConfig {
@@ -33,6 +35,7 @@ impl Default for XdsConfig {
             debounce: Duration::from_millis(10),
             node_patience: Duration::from_secs(u64::from(PATIENCE_TICKS)),
             max_streams: 12_000,
+            name: String::new(),
         }
     }
 }

@@ -77,6 +77,7 @@ impl XdsServer {
             board: board.clone(),
             telemetry: telemetry.clone(),
             interval: config.traffic_interval,
+            server: config.name.clone(),
         };
         let shared = Shared::new(
             &config,

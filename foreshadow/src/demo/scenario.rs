@@ -198,6 +198,7 @@ impl Scenario {
             });
         }
         Ok(Config {
+            replicas: None,
             data: data.to_owned(),
             store: StoreChoice::Embedded,
             xds: ([127, 0, 0, 1], 0).into(),
