@@ -30,7 +30,8 @@ async fn held(store: &SharedStore, shards: u32) -> BTreeSet<Shard> {
     let probe = HolderId::new("probe").unwrap();
     let mut held = BTreeSet::new();
     for shard in Shard::all(shards) {
-        let taken = store.acquire(&shard.lease(), &probe, Duration::from_millis(1));
+        let name = shard.lease();
+        let taken = store.acquire(&name, &probe, Duration::from_millis(1));
         match taken.await.unwrap() {
             None => {
                 held.insert(shard);
