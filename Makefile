@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge lint train cgroup2
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-store away zombies lint train cgroup2
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,15 @@ bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta
 
 cgroup2: ## the process driver under unified control groups, in a virtual machine
 	tests/vm/cgroup2
+
+bench-store: setup ## 1 000 kill -9 of Redis and of the embedded store; a transition beside a bare durable write
+	FORESHADOW_STORE_KILLS=$(or $(KILLS),1000) $(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-store --test durability -- --include-ignored --nocapture --test-threads 1
+
+away: build ## a minute without Redis in the middle of a ramp, under load
+	$(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-tests --test e2e away -- --include-ignored --nocapture
+
+zombies: setup ## 50 leaders that stand still in the middle of an act of the driver; ZOMBIES=n for another number
+	FORESHADOW_ZOMBIES=$(or $(ZOMBIES),50) $(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-migrator --test process_driver whatever_a_leader -- --nocapture
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

@@ -442,7 +442,10 @@ async fn lead(
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => obey(shared, term, &running, order).await,
-                _ = tick.tick() => look(shared, term, &running, &mut memory).await,
+                _ = tick.tick() => match claim(shared, term).await {
+                    Ok(()) => look(shared, term, &running, &mut memory).await,
+                    Err(error) => Err(error),
+                },
             }
         };
         let done = tokio::select! {
@@ -457,7 +460,10 @@ async fn lead(
         };
         match done {
             Ok(()) => shared.health.well("planning"),
-            Err(error @ MigratorError::Store(StoreError::Fenced { .. })) => return Err(error),
+            Err(
+                error @ (MigratorError::Store(StoreError::Fenced { .. })
+                | MigratorError::WentBack { .. }),
+            ) => return Err(error),
             // Somebody else has written meanwhile; the next look sees it.
             Err(MigratorError::Store(error @ StoreError::Conflict { .. })) => {
                 tracing::info!(%error, "overtaken; looking again");
@@ -494,20 +500,7 @@ async fn take_over(
     term: &Term,
     running: &CancellationToken,
 ) -> Result<(), MigratorError> {
-    let lease = &term.lease;
-    match shared.driver.claim(&lease.name, lease.epoch).await {
-        Ok(()) => shared.health.well("driver"),
-        Err(DriverError::Fenced { ours, seen, .. }) => {
-            return Err(MigratorError::WentBack {
-                lease: lease.name.0.clone(),
-                epoch: ours,
-                what: "the driver".to_owned(),
-                seen,
-            });
-        }
-        // Its operations will say so again, each to its migration.
-        Err(error) => shared.health.trouble("driver", &error),
-    }
+    claim(shared, term).await?;
     for record in read_all(shared, Kind::Routing).await? {
         if let Some(routing) = sound::<Routing>(shared, &record) {
             let seen = routing.value.epoch;
@@ -531,6 +524,26 @@ async fn take_over(
                 First::TakeOver,
             );
         }
+    }
+    Ok(())
+}
+
+/// Takes the driver over. One that cannot be taken over is a trouble; its operations will say so
+/// again, each to its migration.
+async fn claim(shared: &Shared, term: &Term) -> Result<(), MigratorError> {
+    let lease = &term.lease;
+    let trouble = format!("driver, {}", lease.name.0);
+    match shared.driver.claim(&lease.name, lease.epoch).await {
+        Ok(()) => shared.health.well(&trouble),
+        Err(DriverError::Fenced { ours, seen, .. }) => {
+            return Err(MigratorError::WentBack {
+                lease: lease.name.0.clone(),
+                epoch: ours,
+                what: "the driver".to_owned(),
+                seen,
+            });
+        }
+        Err(error) => shared.health.trouble(&trouble, &error),
     }
     Ok(())
 }

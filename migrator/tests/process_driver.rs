@@ -849,6 +849,8 @@ fn lead_until_overtaken() {
         if std::env::var("ZOMBIE_STOPS").is_ok() {
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::STOP).unwrap();
+            // The signal may reach another thread first; this one must not be past the check by then.
+            std::thread::sleep(Duration::from_millis(200));
         }
         driver.destroy_shadow(&of_epoch(epoch, "7")).await
     });

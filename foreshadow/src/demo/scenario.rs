@@ -292,6 +292,7 @@ fn settings(policy: Policy) -> Settings {
         },
         drain_deadline_ms: 10_000,
         lease_ms: 5_000,
+        ..Settings::default()
     }
 }
 

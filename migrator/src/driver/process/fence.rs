@@ -336,6 +336,8 @@ fn stop_point(_operation: &str) {}
 fn stop_point(operation: &str) {
     if std::env::var("FORESHADOW_STOP_AT").is_ok_and(|wanted| wanted == operation) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::STOP);
+        // The signal may reach another thread first; this one must not have acted by then.
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
