@@ -57,7 +57,7 @@ impl Default for PairSettings {
             alpha: 0.01,
             min_pairs: 20,
             wait_ms: 4_000,
-            slow_ratio: 1.03,
+            slow_ratio: 1.05,
         }
     }
 }
