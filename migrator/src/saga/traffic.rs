@@ -180,13 +180,12 @@ impl Watcher {
 /// pairs are missing the ramp does not begin.
 fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
     match (verdict, finding) {
-        (verdict, None) => verdict,
         (_, Some(Finding::Proven(reason))) => Verdict::Rollback { reason },
         (Verdict::Promote { .. }, Some(Finding::Wait(reason))) => Verdict::Hold { reason },
         (Verdict::Promote { reason }, Some(Finding::Fine(pairs))) => Verdict::Promote {
             reason: format!("{reason}; {pairs}"),
         },
-        (verdict, Some(Finding::Wait(_) | Finding::Fine(_))) => verdict,
+        (verdict, None | Some(Finding::Wait(_) | Finding::Fine(_))) => verdict,
     }
 }
 
