@@ -16,6 +16,14 @@ pub const LISTENER_NAME: &str = "ingress";
 /// Key of the node's metadata that says where its listener shall listen, as "127.0.0.1:10000".
 pub const LISTEN_METADATA: &str = "foreshadow.listen";
 
+/// Name of the cluster of the original whose shadow's cluster this is (see
+/// [`domain::routing::side_cluster`]).
+pub fn original_of(shadow: &str) -> Option<String> {
+    let stem = shadow.strip_suffix(domain::Side::Shadow.name())?;
+    let stem = stem.strip_suffix('~')?;
+    Some(format!("{stem}~{}", domain::Side::Original.name()))
+}
+
 /// Short name of a resource type, for people.
 pub fn short_name(type_url: &str) -> &'static str {
     match type_url {

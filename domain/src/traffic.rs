@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeId, ServiceId};
+use crate::pairs::Pairs;
 use crate::units::Timestamp;
 
 /// One of the two replicas of an instance under migration.
@@ -198,6 +199,9 @@ pub struct NodeTraffic {
     pub reports: u64,
     /// Totals per cluster.
     pub clusters: BTreeMap<String, Counts>,
+    /// What paired answers said, per cluster of a shadow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pairs: BTreeMap<String, Pairs>,
 }
 
 /// What all nodes have reported about one service.

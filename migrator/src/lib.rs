@@ -4,6 +4,7 @@
 //! - [`detect`]: contention, seen or predicted. [`plan`]: candidates, targets, scores, reasons.
 //!   Both are pure: same world, same decision.
 //! - [`judge`]: whether a shadow is no worse than its original. Pure.
+//! - [`pairs`]: whether what both sides answered to copied requests proves that they differ. Pure.
 //! - [`saga`]: carries out the effects of `domain::migration::step`, intent logged first.
 //! - [`driver`]: what makes, copies, checks and destroys instances.
 //! - [`room`]: what fits on a host, and how many migrations at a time, as writes that contend.
@@ -16,6 +17,7 @@ pub mod gc;
 mod health;
 pub mod judge;
 mod orders;
+pub mod pairs;
 pub mod plan;
 pub mod recovery;
 pub mod room;

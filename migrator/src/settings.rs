@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::room::Caps;
+use crate::pairs::PairSettings;
 
 /// Settings of the migrator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The judge's settings.
     pub judge: JudgeSettings,
+    /// Settings of the comparison of copied requests.
+    pub pairs: PairSettings,
     /// How long requests on a replica that lost its weight are waited for, in milliseconds.
     pub drain_deadline_ms: u64,
     /// How long leadership lasts without renewal, in milliseconds.
@@ -193,6 +196,7 @@ impl Default for Settings {
             ramp: default_ramp(),
             limits: Limits::default(),
             judge: JudgeSettings::default(),
+            pairs: PairSettings::default(),
             drain_deadline_ms: 30_000,
             lease_ms: 5_000,
             shards: 1,
@@ -207,6 +211,7 @@ impl Settings {
     /// The field, its value and what is allowed, in words.
     pub fn validate(&self) -> Result<(), String> {
         self.judge.validate()?;
+        self.pairs.validate()?;
         whole_numbers(&[
             ("tick_ms", self.tick_ms, 10..=3_600_000),
             ("window_ms", self.window_ms, 1..=604_800_000),

@@ -277,6 +277,14 @@ fn settings(policy: Policy) -> Settings {
         max_migrations: 1,
         ramp: RampPlan::new(stages).unwrap_or_else(|_| RampPlan::standard(2_000)),
         limits: Limits::default(),
+        // As quick as the stages.
+        pairs: migrator::pairs::PairSettings {
+            min_pairs: 10,
+            wait_ms: 2_000,
+            // Six instances share a laptop's processors.
+            slow_ratio: 2.0,
+            ..migrator::pairs::PairSettings::default()
+        },
         judge: JudgeSettings {
             min_requests: 15,
             mirror_ms: 3_000,

@@ -309,6 +309,7 @@ fn traffic(migration: &Migration, nodes: &[(&str, u64, u64)]) -> Traffic {
             reported_at: Timestamp(0),
             reports,
             clusters: [(cluster.clone(), counts)].into(),
+            ..NodeTraffic::default()
         };
         (NodeId::new(name).unwrap(), state)
     };
