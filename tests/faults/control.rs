@@ -110,6 +110,21 @@ impl Control {
         Some(status)
     }
 
+    /// Whether it has ended by itself since the last look.
+    pub(crate) fn gave_up(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.say(Did::End, None);
+        self.child = None;
+        Some(status)
+    }
+
+    /// The end of its log.
+    pub(crate) fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().rev().take(3).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
     /// Whether it has come to a stand since the last look.
     pub(crate) fn stood(&mut self, place: Option<&str>) -> bool {
         if self.stands || self.child.is_none() {

@@ -239,19 +239,36 @@ impl Lab {
         self.load = Some(load(&self.planes, self.set_up.rate));
     }
 
-    /// Waits until a control plane answers.
+    /// Waits until a control plane answers. One that ends by itself (its store did not answer, say)
+    /// is started again, as whoever supervises it would.
     pub(crate) async fn answers(&mut self, index: usize) {
-        let page = self.controls[index].page;
-        let answers = async || {
-            let asked = tokio::time::timeout(ANSWER, client::get(page, "/healthz")).await;
-            asked.ok()?.ok()
-        };
-        if within(60_000, answers).await.is_some() {
-            self.controls[index].answers();
-        } else {
-            let log = self.controls[index].log();
-            panic!("{} does not answer; see {}", page, log.display());
+        let limit = Instant::now() + Duration::from_mins(1);
+        let mut ended = 0;
+        while Instant::now() < limit {
+            let control = &mut self.controls[index];
+            let asked = tokio::time::timeout(ANSWER, client::get(control.page, "/healthz")).await;
+            if matches!(asked, Ok(Ok(_))) {
+                control.answers();
+                return;
+            }
+            if let Some(status) = control.gave_up() {
+                ended += 1;
+                let words = control.last_words();
+                let what = format!("{} ended at its start with {status}: {words}", control.name);
+                println!("{what}");
+                self.history.trouble(&what, true);
+                if ended > 3 {
+                    self.history.wrong(what);
+                    return;
+                }
+                control.start();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let control = &self.controls[index];
+        let words = control.last_words();
+        self.history
+            .wrong(format!("{} does not answer: {words}", control.name));
     }
 
     /// Follows the records in the store, past the links.
