@@ -169,9 +169,8 @@ impl Config {
                 return Err(Mistake::new([field.into()], reason));
             }
         }
-        self.migrator.validate().map_err(|reason| {
+        self.migrator.validate().map_err(|words| {
             // Its reasons begin with the field.
-            let words = reason.to_string();
             let field = words.split([' ', ':', '.', '[']).next().unwrap_or_default();
             Mistake::new(
                 ["migrator".into(), field.into()],
