@@ -171,7 +171,7 @@ impl Config {
         }
         self.migrator.validate().map_err(|reason| {
             // Its reasons begin with the field.
-            let words = reason.to_string();
+            let words = reason.clone();
             let field = words.split([' ', ':', '.', '[']).next().unwrap_or_default();
             Mistake::new(
                 ["migrator".into(), field.into()],
