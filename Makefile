@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge lint train cgroup2
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-xds lint train cgroup2
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,9 @@ bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta
 
 cgroup2: ## the process driver under unified control groups, in a virtual machine
 	tests/vm/cgroup2
+
+bench-xds: ## what a change costs the xDS server beside plain sockets; ARGS='1000 2' for one size
+	$(CARGO) run $(CARGO_FLAGS) --quiet --release -p foreshadow-xds-server --example xds -- $(ARGS)
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

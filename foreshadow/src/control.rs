@@ -63,6 +63,7 @@ impl ControlPlane {
         let xds_config = XdsConfig {
             listen: config.xds,
             report_interval: Duration::from_millis(config.report_ms),
+            insecure_remote: config.insecure_remote,
             ..XdsConfig::default()
         };
         let server = XdsServer::start(xds_config, Arc::clone(&store), Arc::clone(&clock))

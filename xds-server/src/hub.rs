@@ -251,7 +251,7 @@ impl Hub {
                 self.blocked.remove(&id);
                 return;
             };
-            let frame = self.bodies.frame(line.protocol, response);
+            let frame = self.bodies.frame(line.protocol, &response);
             self.metrics.pushes.add(1);
             let bytes = u64::try_from(frame.len()).unwrap_or(u64::MAX);
             self.metrics.pushed_bytes.add(bytes);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::envoy::envoy::config::core::v3::Node;
 use arc_swap::ArcSwap;
@@ -63,16 +63,16 @@ pub struct TlsFiles {
     pub authorities: PathBuf,
 }
 
+/// Time and length of each file.
+type Stamps = [Option<(SystemTime, u64)>; 3];
+
 impl TlsFiles {
-    fn newest(&self) -> Option<std::time::SystemTime> {
-        [&self.certificate, &self.key, &self.authorities]
-            .into_iter()
-            .filter_map(|path| {
-                std::fs::metadata(path)
-                    .and_then(|data| data.modified())
-                    .ok()
-            })
-            .max()
+    /// What tells whether a file was written since.
+    fn stamps(&self) -> Stamps {
+        [&self.certificate, &self.key, &self.authorities].map(|path| {
+            let data = std::fs::metadata(path).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        })
     }
 
     fn load(&self) -> Result<ServerConfig, XdsError> {
@@ -280,15 +280,17 @@ impl Door {
         let tls = match &self.security {
             Security::Plaintext => None,
             Security::Mutual(files) => {
+                // Looked at before they are read, so that what changes in between is noticed.
+                let seen = files.stamps();
                 let config = ArcSwap::from_pointee(files.load()?);
-                Some((files.clone(), Arc::new(config)))
+                Some((files.clone(), seen, Arc::new(config)))
             }
         };
         let running = async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = self.accept(out, tls.as_ref().map(|(_, config)| Arc::clone(config))) => {}
+                () = self.accept(out, tls.as_ref().map(|(_, _, config)| Arc::clone(config))) => {}
                 () = reload(tls.clone()) => {}
             }
         };
@@ -357,15 +359,14 @@ impl Door {
 }
 
 /// Reads the files again when they change.
-async fn reload(tls: Option<(TlsFiles, Arc<ArcSwap<ServerConfig>>)>) {
-    let Some((files, config)) = tls else {
+async fn reload(tls: Option<(TlsFiles, Stamps, Arc<ArcSwap<ServerConfig>>)>) {
+    let Some((files, mut seen, config)) = tls else {
         return std::future::pending().await;
     };
-    let mut seen = files.newest();
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
-        let newest = files.newest();
+        let newest = files.stamps();
         if newest == seen {
             continue;
         }

@@ -62,7 +62,7 @@ pub(crate) struct Bodies {
 
 impl Bodies {
     /// The response as bytes.
-    pub(crate) fn frame(&mut self, protocol: Protocol, response: Response) -> Frame {
+    pub(crate) fn frame(&mut self, protocol: Protocol, response: &Response) -> Frame {
         let key = Key {
             protocol,
             kind: response.kind,
@@ -89,7 +89,7 @@ impl Bodies {
 }
 
 /// Everything but the nonce.
-fn encode(protocol: Protocol, response: Response) -> Bytes {
+fn encode(protocol: Protocol, response: &Response) -> Bytes {
     let mut bytes = BytesMut::new();
     let size: usize = response
         .resources
@@ -119,7 +119,7 @@ fn wrapped(resource: &Resource, ttl: Option<u32>, is_heartbeat: bool) -> WireRes
     }
 }
 
-fn world(response: Response) -> DiscoveryResponse {
+fn world(response: &Response) -> DiscoveryResponse {
     let (ttl, is_heartbeat) = (response.ttl, response.is_heartbeat);
     let any = |resource: &std::sync::Arc<Resource>| {
         if ttl.is_none() {
@@ -139,7 +139,7 @@ fn world(response: Response) -> DiscoveryResponse {
     }
 }
 
-fn delta(response: Response) -> DeltaDiscoveryResponse {
+fn delta(response: &Response) -> DeltaDiscoveryResponse {
     let resources = response
         .resources
         .iter()
@@ -255,12 +255,12 @@ mod tests {
     #[test]
     fn a_frame_reads_as_the_response_with_its_nonce() {
         let mut bodies = Bodies::default();
-        let frame = bodies.frame(Protocol::Delta, response("7", None));
+        let frame = bodies.frame(Protocol::Delta, &response("7", None));
         let read = DeltaDiscoveryResponse::decode(&*bytes(&frame)).unwrap();
         assert_eq!((read.nonce.as_str(), read.resources.len()), ("7", 1));
         assert_eq!(read.removed_resources, ["gone"]);
         assert_eq!(read.resources[0].name, "shop");
-        let world = bodies.frame(Protocol::StateOfTheWorld, response("8", None));
+        let world = bodies.frame(Protocol::StateOfTheWorld, &response("8", None));
         let read = DiscoveryResponse::decode(&*bytes(&world)).unwrap();
         assert_eq!((read.nonce.as_str(), read.resources.len()), ("8", 1));
         assert_eq!(read.resources[0].type_url, api::xds::CLUSTER);
@@ -269,8 +269,8 @@ mod tests {
     #[test]
     fn a_body_is_encoded_once_for_all_streams() {
         let mut bodies = Bodies::default();
-        let first = bodies.frame(Protocol::Delta, response("1", None));
-        let second = bodies.frame(Protocol::Delta, response("2", None));
+        let first = bodies.frame(Protocol::Delta, &response("1", None));
+        let second = bodies.frame(Protocol::Delta, &response("2", None));
         assert_eq!(first.body.as_ptr(), second.body.as_ptr());
         assert_ne!(bytes(&first), bytes(&second));
     }
@@ -280,13 +280,13 @@ mod tests {
         let mut bodies = Bodies::default();
         let mut beat = response("1", Some(9));
         beat.is_heartbeat = true;
-        let frame = bodies.frame(Protocol::StateOfTheWorld, beat.clone());
+        let frame = bodies.frame(Protocol::StateOfTheWorld, &beat);
         let read = DiscoveryResponse::decode(&*bytes(&frame)).unwrap();
         assert_eq!(read.resources[0].type_url, api::xds::WRAPPER);
         let wrapped = WireResource::decode(&*read.resources[0].value).unwrap();
         assert_eq!((wrapped.name.as_str(), wrapped.resource), ("shop", None));
         assert_eq!(wrapped.ttl.unwrap().seconds, 9);
-        let frame = bodies.frame(Protocol::Delta, beat);
+        let frame = bodies.frame(Protocol::Delta, &beat);
         let read = DeltaDiscoveryResponse::decode(&*bytes(&frame)).unwrap();
         assert_eq!(read.resources[0].resource, None);
     }

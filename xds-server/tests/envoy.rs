@@ -321,7 +321,9 @@ async fn an_envoy_proves_who_it_is_and_one_under_another_name_gets_nothing() {
     let other = Envoy::start_as("envoy-other", at, delta, Some(files));
     until("the other is refused", || async {
         let (_, metrics) = http.get(server.admin_addr()?, "/metrics", "admin").await;
-        let line = metrics.lines().find(|l| l.starts_with("foreshadow_xds_streams_refused_total "))?;
+        let line = metrics
+            .lines()
+            .find(|l| l.starts_with("foreshadow_xds_streams_refused_total "))?;
         (!line.ends_with(" 0")).then_some(())
     })
     .await;

@@ -34,7 +34,7 @@ fn a_route_is_published_only_after_every_node_has_the_clusters_it_names() {
     for protocol in both() {
         let scene = Scene::new("shop", 2);
         let mut fleet = Fleet::new(&scene.inputs());
-        let (fast, slow) = (fleet.connect(protocol), fleet.connect(protocol));
+        let (fast, _slow) = (fleet.connect(protocol), fleet.connect(protocol));
         fleet.settle();
         let before = fleet.gate.published().generation;
         let scene = scene.migrate(1, bp(100), false);

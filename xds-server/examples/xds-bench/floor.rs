@@ -1,6 +1,6 @@
 //! The floor: the same bytes on as many connections, and nothing else.
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
@@ -30,8 +30,8 @@ pub(crate) async fn server() {
             });
         }
     });
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Ok(Some(_)) = lines.next_line().await {
+    let mut lines = crate::process::lines();
+    while lines.recv().await.is_some() {
         pushes.send_modify(|number| *number += 1);
     }
 }

@@ -40,7 +40,7 @@ fn main() {
         ["server", clusters, port] => runtime(server::run(number(clusters), port.parse().unwrap())),
         ["client", streams, port] => runtime(client::run(number(streams), port.parse().unwrap())),
         ["reports", streams, port] => {
-            runtime(client::report(number(streams), port.parse().unwrap()))
+            runtime(client::report(number(streams), port.parse().unwrap()));
         }
         ["floor-server"] => runtime(floor::server()),
         ["floor-client", streams, port] => {

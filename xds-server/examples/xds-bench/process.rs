@@ -9,6 +9,20 @@ const TICK_US: f64 = 10_000.0;
 /// A process that uses less than this in a while is at rest.
 const AT_REST_US: f64 = 20_000.0;
 
+/// The lines of this process's own input.
+pub(crate) fn lines() -> tokio::sync::mpsc::Receiver<String> {
+    let (sender, lines) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines() {
+            let Ok(line) = line else { return };
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
 pub(crate) struct Process {
     child: Child,
     input: ChildStdin,

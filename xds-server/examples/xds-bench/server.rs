@@ -8,7 +8,6 @@ use domain::{
 };
 use foreshadow_xds_server::{XdsConfig, XdsServer};
 use store::{Expect, Key, Kind, MemoryStore, SharedStore, SystemClock, Transaction};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// The service that changes.
 pub(crate) const SERVICE: &str = "shop";
@@ -107,9 +106,9 @@ pub(crate) async fn run(clusters: usize, port: u16) {
         .await
         .unwrap();
     println!("{}", server.local_addr().port());
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = crate::process::lines();
     let mut revision = 1;
-    while let Ok(Some(_)) = lines.next_line().await {
+    while lines.recv().await.is_some() {
         revision += 1;
         // Always another weight, so that every push is new.
         split(&store, revision, 100 + u32::try_from(revision).unwrap()).await;

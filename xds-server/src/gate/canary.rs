@@ -192,18 +192,15 @@ impl Gate {
             let next = next
                 .map(|stream| stream.node.clone())
                 .filter(|_| canaries.len() < MAX_CANARIES);
-            match next {
-                Some(node) => {
-                    if let Some(held) = self.published.held_mut(kind, &name) {
-                        held.ticks = 0;
-                        held.canaries.insert(node.clone());
-                    }
-                    self.notify(kind, &name, |stream| stream.node == node);
+            if let Some(node) = next {
+                if let Some(held) = self.published.held_mut(kind, &name) {
+                    held.ticks = 0;
+                    held.canaries.insert(node.clone());
                 }
-                None => {
-                    self.published.release(kind, &name);
-                    self.notify(kind, &name, |stream| !canaries.contains(&stream.node));
-                }
+                self.notify(kind, &name, |stream| stream.node == node);
+            } else {
+                self.published.release(kind, &name);
+                self.notify(kind, &name, |stream| !canaries.contains(&stream.node));
             }
         }
     }

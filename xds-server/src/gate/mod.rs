@@ -443,17 +443,14 @@ impl Gate {
             return;
         };
         let own = api::xds::service_route_config(id.as_str());
-        let previous = match service.routed_host() {
-            Some(host) => {
-                let named = service.routed_named.clone();
-                self.published.named.insert(id.clone(), named);
-                let own = Arc::new(service_configuration(host));
-                self.published.put(ResourceType::Route, own)
-            }
-            None => {
-                self.published.named.remove(id);
-                self.published.take(ResourceType::Route, &own)
-            }
+        let previous = if let Some(host) = service.routed_host() {
+            let named = service.routed_named.clone();
+            self.published.named.insert(id.clone(), named);
+            let own = Arc::new(service_configuration(host));
+            self.published.put(ResourceType::Route, own)
+        } else {
+            self.published.named.remove(id);
+            self.published.take(ResourceType::Route, &own)
         };
         let change = Change {
             previous,

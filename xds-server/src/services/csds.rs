@@ -29,7 +29,11 @@ fn asked(request: &ClientStatusRequest) -> Result<Option<NodeId>, Status> {
     let names = request.node_matchers.iter().filter_map(|matcher| {
         match matcher.node_id.as_ref()?.match_pattern.as_ref()? {
             MatchPattern::Exact(name) => Some(name.as_str()),
-            _ => None,
+            MatchPattern::Prefix(_)
+            | MatchPattern::Suffix(_)
+            | MatchPattern::SafeRegex(_)
+            | MatchPattern::Contains(_)
+            | MatchPattern::Custom(_) => None,
         }
     });
     let names: Vec<&str> = names.collect();
