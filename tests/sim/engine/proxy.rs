@@ -162,7 +162,9 @@ impl Proxy {
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
                 names: match kind {
-                    ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => Vec::new(),
+                    ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => {
+                        Vec::new()
+                    }
                     ResourceType::Endpoint => self.clusters(),
                     ResourceType::Route => vec![api::xds::ROUTE_CONFIG.to_owned()],
                 },
