@@ -50,4 +50,4 @@ lint: setup ## formatting, clippy, and which crate may use which
 
 train: ## train and export the forecast models anew (onnx-models)
 	@deploy/setup --training
-	.venv/bin/python onnx-models/train.py $(ARGS)
+	cd onnx-models && ../.venv/bin/python -m demand.train $(ARGS)

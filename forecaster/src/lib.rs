@@ -18,7 +18,9 @@
 
 mod book;
 pub mod calibrate;
+pub mod drift;
 pub mod fallback;
+pub mod features;
 pub mod history;
 pub mod import;
 pub mod model;
@@ -26,7 +28,7 @@ mod predict;
 mod service;
 pub mod snapshot;
 
-pub use book::{Calibrating, Coverage};
+pub use book::{Calibrating, Coverage, Drift};
 pub use import::{ImportError, Negative, Trace, read_trace};
-pub use model::{Model, ModelError};
+pub use model::{Asking, Model, ModelError};
 pub use service::{Forecaster, ForecasterConfig, ForecasterError};

@@ -12,14 +12,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, Calibrating, Coverage, SeriesKey};
+use crate::book::{Book, Calibrating, Coverage, Drift, SeriesKey};
 use crate::history::Counters;
-use crate::model::{Model, ModelError};
+use crate::model::{Asking, Model, ModelError};
 use crate::predict::{self, Answer, Loaded};
 use crate::snapshot;
 
 /// Forecasts written in one transaction.
 const PER_COMMIT: usize = 64;
+/// Series forecast at a time, about: an instance's resources stay together.
+const PER_PIECE: usize = 1_024;
 
 /// Settings of the forecaster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +52,7 @@ impl Default for ForecasterConfig {
             library: None,
             snapshot_dir: None,
             snapshot_ms: 300_000,
-            calibrating: Calibrating::Observe,
+            calibrating: Calibrating::Adapt,
         }
     }
 }
@@ -183,6 +185,16 @@ impl Forecaster {
         lock(&self.book).coverage(instance, resource)
     }
 
+    /// How well the forecasts of all series of a resource came true, by horizon.
+    pub fn group_coverage(&self) -> Vec<(Resource, Coverage)> {
+        lock(&self.book).group_coverage()
+    }
+
+    /// Series whose forecasts have stopped coming true, since this was asked before.
+    pub fn take_drifts(&self) -> Vec<Drift> {
+        lock(&self.book).take_drifts()
+    }
+
     /// Stops; the history is saved once more before.
     pub async fn shutdown(self) {
         self.cancel.cancel();
@@ -280,13 +292,27 @@ impl Worker {
         }
     }
 
+    /// Forecasts every series, a piece at a time: neither the lock nor the memory is held for all.
     async fn publish(&self) -> Result<(), StoreError> {
-        let (keys, histories) = lock(&self.book).histories(self.context);
-        if keys.is_empty() {
-            return Ok(());
+        let mut after: Option<SeriesKey> = None;
+        let mut asking = Asking::default();
+        loop {
+            asking.clear();
+            let keys = lock(&self.book).ask(after.as_ref(), PER_PIECE, self.context, &mut asking);
+            if keys.is_empty() {
+                return Ok(());
+            }
+            after = keys.last().cloned();
+            let (answers, memory) = self.predict(asking).await;
+            asking = memory;
+            self.write(self.forecasts(keys, answers)).await?;
         }
-        let answers = self.predict(histories).await;
-        let forecasts = self.forecasts(keys, answers);
+    }
+
+    async fn write(
+        &self,
+        forecasts: BTreeMap<InstanceId, Vec<Forecast>>,
+    ) -> Result<(), StoreError> {
         let mut transaction = Transaction::new();
         for (instance, forecasts) in forecasts {
             let key = Key::new(Kind::Forecast, instance.as_str());
@@ -305,15 +331,16 @@ impl Worker {
         Ok(())
     }
 
-    async fn predict(&self, histories: Vec<Vec<f64>>) -> Vec<Option<Answer>> {
+    async fn predict(&self, asking: Asking) -> (Vec<Option<Answer>>, Asking) {
         let model = Arc::clone(&self.model);
-        let histories = Arc::new(histories);
-        let asked = Arc::clone(&histories);
+        let asking = Arc::new(asking);
+        let asked = Arc::clone(&asking);
         let run = tokio::task::spawn_blocking(move || predict::predict(&model, &asked));
-        run.await.unwrap_or_else(|error| {
+        let answers = run.await.unwrap_or_else(|error| {
             tracing::error!(%error, "the model's run broke off");
-            predict::fall_back(&histories, "model: its run broke off")
-        })
+            predict::fall_back(&asking, "model: its run broke off")
+        });
+        (answers, Arc::into_inner(asking).unwrap_or_default())
     }
 
     fn forecasts(
@@ -378,13 +405,13 @@ mod tests {
         }
         fn predict(
             &mut self,
-            histories: &[Vec<f64>],
+            asked: &Asking,
         ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
             self.0 += 1;
             match self.0 % 3 {
                 1 => Ok(vec![
                     QuantileCurve::certain(1.0).map(|c| vec![c]);
-                    histories.len()
+                    asked.len()
                 ]),
                 2 => Err(ModelError::Runtime("no memory left".to_owned())),
                 _ => panic!("a fault in the library"),

@@ -129,7 +129,8 @@ async fn readings_become_forecasts_of_every_measured_resource_by_the_shipped_mod
             .iter()
             .map(|h| h.ahead_ms / STEP_MS)
             .collect();
-        assert_eq!(ahead, [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72]);
+        let knots = [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 108, 144, 216, 288];
+        assert_eq!(ahead, knots);
     }
     let median = found.of(Resource::Cpu).unwrap().horizons[0].demand.median();
     assert!((50.0..=300.0).contains(&median), "{median}");
@@ -169,7 +170,7 @@ async fn a_broken_model_is_told_and_a_flagged_fallback_goes_on() {
     for (folder, wanted) in [
         (truncated, "SHA-256"),
         (no_json, "manifest"),
-        (other_shape, "input.shape"),
+        (other_shape, "context_steps"),
         (missing, "cannot read"),
     ] {
         let world = World::new();
