@@ -5,9 +5,10 @@ use std::ops::Bound;
 
 use domain::{Forecast, HorizonForecast, InstanceId, QuantileCurve, Readings, Resource, Timestamp};
 
+use crate::announced::{Announced, Grid, Job};
 use crate::calibrate::{Calibration, Interval};
 use crate::drift::Cusum;
-use crate::history::{Counters, Series};
+use crate::history::{Counters, KEPT, Series};
 use crate::model::Asking;
 use crate::predict::Answer;
 use crate::snapshot::Named;
@@ -90,6 +91,7 @@ pub(crate) struct Book {
     calibrating: Calibrating,
     entries: BTreeMap<SeriesKey, Entry>,
     groups: Groups,
+    jobs: BTreeMap<String, Job>,
     drifts: VecDeque<Drift>,
     /// Readings for which there was no room.
     no_room: u64,
@@ -102,6 +104,7 @@ impl Book {
             calibrating,
             entries: BTreeMap::new(),
             groups: Groups::new(),
+            jobs: BTreeMap::new(),
             drifts: VecDeque::new(),
             no_room: 0,
         }
@@ -148,6 +151,28 @@ impl Book {
                 entry.series.push(at, value, now.0);
             }
         }
+    }
+
+    /// Takes in an announcement, in place of one of the same name.
+    pub(crate) fn announce(&mut self, job: Job) {
+        self.jobs.insert(job.announcement().id.to_string(), job);
+    }
+
+    /// Withdraws an announcement.
+    pub(crate) fn withdraw(&mut self, id: &str) {
+        self.jobs.remove(id);
+    }
+
+    /// What is announced for a series, of whose history this is the newest part.
+    fn announced(&self, key: &SeriesKey, series: &Series, history: &[f32]) -> Option<Announced> {
+        let named = |job: &&Job| job.announcement().instances.contains(&key.0);
+        let mut jobs = self.jobs.values().filter(named).peekable();
+        jobs.peek()?;
+        let grid = Grid {
+            step_ms: self.step_ms,
+            newest_ms: series.newest_ms()?,
+        };
+        Announced::new(jobs, key.1, grid, history, DAY)
     }
 
     /// Forgets an instance that is no more.
@@ -227,6 +252,9 @@ impl Book {
             }
             history.clear();
             entry.series.copy_newest(context, &mut history);
+            if let Some(announced) = self.announced(key, &entry.series, &history) {
+                announced.strip(&mut history);
+            }
             activity.clear();
             self.copy_activity(key, entry, &mut activity);
             asking.push(&history, &activity, None);
@@ -250,13 +278,28 @@ impl Book {
         }
     }
 
+    /// Adds what is announced to the model's curves.
+    fn put_announced(&self, key: &SeriesKey, answer: &mut Answer) {
+        let Some(entry) = self.entries.get(key).filter(|_| !self.jobs.is_empty()) else {
+            return;
+        };
+        let mut history = Vec::new();
+        entry.series.copy_newest(KEPT, &mut history);
+        if let Some(announced) = self.announced(key, &entry.series, &history) {
+            for (&steps, curve) in answer.horizons.iter().zip(&mut answer.curves) {
+                *curve = announced.add(curve, steps);
+            }
+        }
+    }
+
     /// The forecast to publish of an answer; `None` when the series is no more.
     pub(crate) fn publish(
         &mut self,
         key: &SeriesKey,
-        answer: Answer,
+        mut answer: Answer,
         now: Timestamp,
     ) -> Option<Forecast> {
+        self.put_announced(key, &mut answer);
         let entry = self.entries.get_mut(key)?;
         let newest = entry.series.newest_ms()?;
         let samples = entry.series.samples();

@@ -16,8 +16,11 @@
 //! forecast says so; publishing never stops. A damaged snapshot is refused with a warning: the
 //! history begins anew. A faulty trace is refused as a whole, naming line and field.
 
+pub mod announced;
+pub mod backtest;
 mod book;
 pub mod calibrate;
+pub mod cron;
 pub mod drift;
 pub mod fallback;
 pub mod features;
@@ -25,6 +28,7 @@ pub mod history;
 pub mod import;
 pub mod model;
 mod predict;
+pub mod registry;
 mod service;
 pub mod snapshot;
 

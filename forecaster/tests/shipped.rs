@@ -7,6 +7,7 @@
     reason = "tests say what they expect by failing"
 )]
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use domain::QuantileCurve;
@@ -60,7 +61,10 @@ fn weights_in_another_file_are_refused_and_the_file_is_named() {
     let mut json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
     let hash = sha2::Sha256::digest(&bytes);
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    });
     json["sha256"] = hash.into();
     std::fs::write(&manifest, json.to_string()).unwrap();
     let error = Model::load(folder.path(), None).err().unwrap().to_string();

@@ -36,6 +36,8 @@ pub enum Kind {
     Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
+    /// `domain::Announcement`, by its id.
+    Announcement,
 }
 
 /// Whether a record survives a crash.
@@ -49,7 +51,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -64,6 +66,7 @@ impl Kind {
         Self::Readings,
         Self::Forecast,
         Self::Progress,
+        Self::Announcement,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -77,7 +80,8 @@ impl Kind {
             | Self::Migration
             | Self::Routing
             | Self::Decision
-            | Self::Node => Durability::Durable,
+            | Self::Node
+            | Self::Announcement => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
@@ -103,6 +107,7 @@ impl Kind {
             Self::Forecast => "forecast",
             Self::Node => "node",
             Self::Progress => "progress",
+            Self::Announcement => "announcement",
         }
     }
 }
