@@ -7,6 +7,7 @@
     clippy::expect_used,
     clippy::panic,
     missing_docs,
+    clippy::cast_possible_truncation,
     reason = "a bench says what it expects by failing"
 )]
 

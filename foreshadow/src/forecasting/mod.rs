@@ -7,6 +7,7 @@ mod options;
 mod picture;
 mod png;
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -87,7 +88,9 @@ pub fn forecast(options: &ForecastOptions) -> Result<ExitCode, Failure> {
             .min(subject.values.len())
     };
     for subject in &chosen {
-        asking.push(&subject.values[..origin(subject)], &subject.activity, None);
+        let known = origin(subject);
+        let activity = subject.activity.get(..known).unwrap_or_default();
+        asking.push(&subject.values[..known], activity, None);
     }
     let answers = model
         .predict_at(&asking, &horizons)
@@ -148,21 +151,22 @@ fn table(forecasts: &[Forecast]) -> String {
     let mut text = String::new();
     let columns = [1, 2, 6, 10, 11];
     for forecast in forecasts {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "{} after step {}, by {} {}\n{:>6}",
             forecast.series, forecast.origin, forecast.model, forecast.version, "ahead"
-        ));
+        );
         for column in columns {
-            text.push_str(&format!(" {:>12}", format!("q{}", QUANTILE_LEVELS[column])));
+            let _ = write!(text, " {:>12}", format!("q{}", QUANTILE_LEVELS[column]));
         }
-        text.push_str(&format!(" {:>12}\n", "truth"));
+        let _ = writeln!(text, " {:>12}", "truth");
         for horizon in &forecast.horizons {
-            text.push_str(&format!("{:>6}", horizon.ahead));
+            let _ = write!(text, "{:>6}", horizon.ahead);
             for column in columns {
-                text.push_str(&format!(" {:>12.3}", horizon.quantiles[column]));
+                let _ = write!(text, " {:>12.3}", horizon.quantiles[column]);
             }
             let truth = horizon.truth.map_or("-".to_owned(), |v| format!("{v:.3}"));
-            text.push_str(&format!(" {truth:>12}\n"));
+            let _ = writeln!(text, " {truth:>12}");
         }
     }
     text
@@ -226,8 +230,9 @@ fn scores(rows: &[Row]) -> String {
         "steps", "method", "WQL", "relCRPS", "MASE", "in 80 %", "in 95 %"
     );
     for row in rows {
-        text.push_str(&format!(
-            "{:>6} {:<26} {:>8.3} {:>8.3} {:>8.3} {:>8.1} {:>8.1}\n",
+        let _ = writeln!(
+            text,
+            "{:>6} {:<26} {:>8.3} {:>8.3} {:>8.3} {:>8.1} {:>8.1}",
             row.steps,
             row.method,
             row.wql,
@@ -235,7 +240,7 @@ fn scores(rows: &[Row]) -> String {
             row.mase,
             100.0 * row.coverage_80,
             100.0 * row.coverage_95
-        ));
+        );
     }
     text
 }

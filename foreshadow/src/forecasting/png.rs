@@ -76,10 +76,10 @@ impl Canvas {
             let glyph = GLYPHS.iter().find(|(known, _)| *known == c);
             let Some((_, bits)) = glyph else { continue };
             for point in 0..15 {
-                if bits >> (14 - point) & 1 == 1 {
+                if (bits >> (14 - point)) & 1 == 1 {
                     let (dx, dy) = (point % 3 * 2, point / 3 * 2);
-                    for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                        self.dot(x + place * 8 + dx + a, y + dy + b, [60, 60, 60]);
+                    for (right, down) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                        self.dot(x + place * 8 + dx + right, y + dy + down, [60, 60, 60]);
                     }
                 }
             }
@@ -133,7 +133,7 @@ fn stored(raw: &[u8]) -> Vec<u8> {
         a = (a + u32::from(byte)) % 65_521;
         b = (b + a) % 65_521;
     }
-    out.extend((b << 16 | a).to_be_bytes());
+    out.extend(((b << 16) | a).to_be_bytes());
     out
 }
 
@@ -152,7 +152,7 @@ fn crc(bytes: &[u8]) -> u32 {
         crc ^= u32::from(byte);
         for _ in 0..8 {
             crc = if crc & 1 == 1 {
-                crc >> 1 ^ 0xedb8_8320
+                (crc >> 1) ^ 0xedb8_8320
             } else {
                 crc >> 1
             };
