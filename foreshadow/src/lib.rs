@@ -9,6 +9,7 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod forecasting;
+pub mod gc;
 pub mod http;
 mod lines;
 pub mod load;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Abort(options) => block_on(client::tell(options, "abort")),
         Command::Retry(options) => block_on(client::tell(options, "retry")),
         Command::Rollback(options) => block_on(client::tell(options, "rollback")),
+        Command::Gc(options) => block_on(gc::run(options)),
         Command::Forecast(options) => forecasting::forecast(&options),
         Command::Backtest(options) => forecasting::backtest(&options),
         Command::Models(options) => forecasting::models(&options),

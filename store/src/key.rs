@@ -24,9 +24,9 @@ pub enum Kind {
     Routing,
     /// `domain::Decision`: the latest one, id `latest`.
     Decision,
-    /// `domain::RoutingStatus`, by service id.
+    /// `domain::RoutingStatus`, by service id and control plane (`domain::routing::word_id`).
     RoutingStatus,
-    /// `domain::Traffic`, by service id.
+    /// `domain::Traffic`, by service id and control plane.
     Traffic,
     /// `domain::Readings`, by instance id.
     Readings,
@@ -36,6 +36,10 @@ pub enum Kind {
     Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
+    /// A migrator's sign of life, by holder id.
+    Member,
+    /// A control plane that has a name, by that.
+    Server,
     /// `domain::Announcement`, by its id.
     Announcement,
 }
@@ -51,7 +55,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -66,6 +70,8 @@ impl Kind {
         Self::Readings,
         Self::Forecast,
         Self::Progress,
+        Self::Member,
+        Self::Server,
         Self::Announcement,
     ];
 
@@ -86,7 +92,9 @@ impl Kind {
             | Self::Traffic
             | Self::Readings
             | Self::Forecast
-            | Self::Progress => Durability::Ephemeral,
+            | Self::Progress
+            | Self::Member
+            | Self::Server => Durability::Ephemeral,
         }
     }
 
@@ -107,6 +115,8 @@ impl Kind {
             Self::Forecast => "forecast",
             Self::Node => "node",
             Self::Progress => "progress",
+            Self::Member => "member",
+            Self::Server => "server",
             Self::Announcement => "announcement",
         }
     }
