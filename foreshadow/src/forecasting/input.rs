@@ -103,13 +103,11 @@ impl Table {
         for (place, column) in columns.iter_mut().enumerate() {
             column.resize(length + gap, f32::NAN);
             let text = record.get(place + 2).unwrap_or_default();
-            column.push(match value(text, negative_is_gap) {
-                Some(value) => value,
-                None => {
-                    let allowed = "a number of at least 0, or nothing for a gap";
-                    return wrong(&self.columns[place], text, allowed);
-                }
-            });
+            let Some(value) = value(text, negative_is_gap) else {
+                let allowed = "a number of at least 0, or nothing for a gap";
+                return wrong(&self.columns[place], text, allowed);
+            };
+            column.push(value);
         }
         Ok(())
     }

@@ -94,14 +94,14 @@ impl Canvas {
         head.extend(number(self.width));
         head.extend(number(self.height));
         head.extend([8, 2, 0, 0, 0]);
-        chunk(&mut file, b"IHDR", &head);
+        chunk(&mut file, *b"IHDR", &head);
         let mut raw = Vec::with_capacity(self.pixels.len() + self.height);
         for row in self.pixels.chunks_exact(self.width * 3) {
             raw.push(0);
             raw.extend_from_slice(row);
         }
-        chunk(&mut file, b"IDAT", &stored(&raw));
-        chunk(&mut file, b"IEND", &[]);
+        chunk(&mut file, *b"IDAT", &stored(&raw));
+        chunk(&mut file, *b"IEND", &[]);
         file
     }
 }
@@ -137,10 +137,10 @@ fn stored(raw: &[u8]) -> Vec<u8> {
     out
 }
 
-fn chunk(file: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
+fn chunk(file: &mut Vec<u8>, kind: [u8; 4], data: &[u8]) {
     file.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
     let begin = file.len();
-    file.extend_from_slice(kind);
+    file.extend_from_slice(&kind);
     file.extend_from_slice(data);
     let sum = crc(&file[begin..]);
     file.extend(sum.to_be_bytes());
