@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds bench-forecast
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -74,6 +74,11 @@ lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	deploy/check-arrows
 
+bench-forecast: ## forecasts beside their peers: accuracy, then serving
+	@deploy/setup --training
+	cd onnx-models && ../.venv/bin/python -m demand.bench $(ARGS)
+	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-forecaster --example serving
+
 train: ## train and export the forecast models anew (onnx-models)
 	@deploy/setup --training
-	.venv/bin/python onnx-models/train.py $(ARGS)
+	cd onnx-models && ../.venv/bin/python -m demand.train $(ARGS)

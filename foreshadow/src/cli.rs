@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use domain::{HostId, InstanceId, MigrationId, NodeId, Policy};
 
+use crate::announce::AnnounceOptions;
+use crate::forecasting::{BacktestOptions, ForecastOptions, ModelsOptions};
 use crate::workload::WorkloadOptions;
 
 /// Moves instances before contention hurts them.
@@ -45,6 +47,14 @@ pub enum Command {
     Rollback(MigrationOptions),
     /// Show what belongs to no migration and no instance, and why; with `--yes` remove it.
     Gc(GcOptions),
+    /// Forecast the series of a file, with bands and what came.
+    Forecast(ForecastOptions),
+    /// Test the forecasts on a file of your own, beside simple methods.
+    Backtest(BacktestOptions),
+    /// List, check, promote and roll back forecast models.
+    Models(ModelsOptions),
+    /// Announce load that is known to come: scheduled jobs, events, expected users.
+    Announce(AnnounceOptions),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).

@@ -35,6 +35,14 @@ pub async fn post(server: SocketAddr, path: &str, body: Bytes) -> Result<Bytes, 
     send(server, Method::POST, path, body).await
 }
 
+/// Deletes a path.
+///
+/// # Errors
+/// As [`get`].
+pub async fn delete(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
+    send(server, Method::DELETE, path, Bytes::new()).await
+}
+
 async fn send(
     server: SocketAddr,
     method: Method,

@@ -18,6 +18,7 @@ use store::{Clock, Key, Kind, SharedStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce;
 use crate::error::Failure;
 use crate::status;
 
@@ -65,6 +66,7 @@ pub async fn serve(
         .route("/api/migrations/{id}/abort", post(abort))
         .route("/api/migrations/{id}/retry", post(retry))
         .route("/api/migrations/{id}/rollback", post(roll_back))
+        .merge(announce::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api);
     tokio::spawn(async move {

@@ -40,6 +40,8 @@ pub enum Kind {
     Member,
     /// A control plane that has a name, by that.
     Server,
+    /// `domain::Announcement`, by its id.
+    Announcement,
 }
 
 /// Whether a record survives a crash.
@@ -53,7 +55,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -70,6 +72,7 @@ impl Kind {
         Self::Progress,
         Self::Member,
         Self::Server,
+        Self::Announcement,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -83,7 +86,8 @@ impl Kind {
             | Self::Migration
             | Self::Routing
             | Self::Decision
-            | Self::Node => Durability::Durable,
+            | Self::Node
+            | Self::Announcement => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
@@ -113,6 +117,7 @@ impl Kind {
             Self::Progress => "progress",
             Self::Member => "member",
             Self::Server => "server",
+            Self::Announcement => "announcement",
         }
     }
 }
