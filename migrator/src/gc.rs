@@ -24,7 +24,7 @@ use store::{Expect, Key, Kind, StoreError, Transaction};
 
 use crate::driver::{Found, OpContext};
 use crate::room::all;
-use crate::saga::{Context, Progress};
+use crate::saga::Context;
 use crate::shards::Shard;
 
 /// What is done with what is found.
@@ -57,8 +57,6 @@ pub enum OrphanKind {
     Routing,
     /// A host that takes no instances.
     Isolation,
-    /// What is shown of a step.
-    Progress,
 }
 
 impl OrphanKind {
@@ -72,7 +70,6 @@ impl OrphanKind {
             Self::Reservation => "reservation",
             Self::Routing => "routing",
             Self::Isolation => "isolation",
-            Self::Progress => "progress",
         }
     }
 }
@@ -151,8 +148,6 @@ pub struct Records {
     pub routings: Vec<Routing>,
     /// Hosts.
     pub hosts: Vec<Host>,
-    /// What is shown of steps.
-    pub progress: Vec<Progress>,
 }
 
 impl Records {
@@ -163,7 +158,6 @@ impl Records {
             reservations: all(store, Kind::Reservation).await?,
             routings: all(store, Kind::Routing).await?,
             hosts: all(store, Kind::Host).await?,
-            progress: all(store, Kind::Progress).await?,
             migrations: all(store, Kind::Migration).await?,
             instances: all(store, Kind::Instance).await?,
         })
@@ -236,13 +230,6 @@ pub fn find(records: &Records, kept: &[Found]) -> Vec<Orphan> {
         {
             let name = host.id.to_string();
             orphans.push(orphan(OrphanKind::Isolation, name, why, Vec::new()));
-        }
-    }
-    for progress in &records.progress {
-        if let Some((Known::Over, reason)) = records.over(&progress.migration) {
-            let name = progress.migration.to_string();
-            let why = (Known::Over, reason);
-            orphans.push(orphan(OrphanKind::Progress, name, why, Vec::new()));
         }
     }
     orphans
@@ -390,10 +377,6 @@ async fn remove(context: &Context, orphan: &Orphan) -> Result<(), String> {
         }
         OrphanKind::Reservation => {
             let key = Key::new(Kind::Reservation, orphan.name.as_str());
-            commit(fenced().delete(key, Expect::Any)).await
-        }
-        OrphanKind::Progress => {
-            let key = Key::new(Kind::Progress, orphan.name.as_str());
             commit(fenced().delete(key, Expect::Any)).await
         }
         OrphanKind::Routing => {

@@ -374,7 +374,9 @@ async fn lead_loop(
                 let ended = lead(&shared, &term, ttl, &mut turns, &mut orders).await;
                 if let Err(error) = ended {
                     tracing::warn!(lease = name.0, %error, "leadership ended");
-                    if let MigratorError::WentBack { .. } = error {
+                    let went_back = matches!(error, MigratorError::WentBack { .. });
+                    // A newer epoch somewhere is no surprise if somebody newer leads.
+                    if went_back && shared.store.renew(&term.lease, ttl).await.is_ok() {
                         // Whoever leads on would act on a store that has forgotten.
                         shared.health.trouble(&name.0, &error);
                         shared.cancel.cancelled().await;

@@ -51,7 +51,7 @@ fn a_redis_that_cannot_be_the_truth_is_refused_by_name() {
             "+@all",
         ];
         lab.redis.command(&[&user[..], &["-hset"]].concat());
-        refused(plane, 69, &["store refuses", "hset"]).await;
+        refused(plane, 69, &["store refuses to join", "run this command"]).await;
         (choice(plane).user, choice(plane).password_file) = (None, None);
         // It would forget.
         lab.redis.command(&["CONFIG", "SET", "appendonly", "no"]);

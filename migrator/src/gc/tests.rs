@@ -104,7 +104,6 @@ fn world() -> (Records, Vec<Found>) {
             host("a", Some("operator")),
             host("b", Some("migration/m-2")),
         ],
-        progress: Vec::new(),
     };
     let kept = vec![
         kept("m-1", Side::Shadow, "rests", true),
@@ -153,12 +152,6 @@ fn what_a_migration_left_behind_is_found_whatever_it_is() {
             mirror: false,
         }),
     });
-    records.progress.push(Progress {
-        migration: MigrationId::new("m-2").unwrap(),
-        step: "judge".to_owned(),
-        note: String::new(),
-        evidence: None,
-    });
     let orphans = find(&records, &found);
     let over = Known::Over;
     assert_eq!(
@@ -171,7 +164,6 @@ fn what_a_migration_left_behind_is_found_whatever_it_is() {
             (OrphanKind::Reservation, "m-2", over),
             (OrphanKind::Routing, "shop", over),
             (OrphanKind::Isolation, "b", over),
-            (OrphanKind::Progress, "m-2", over),
         ]
     );
     assert!(

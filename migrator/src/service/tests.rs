@@ -8,6 +8,10 @@ use super::*;
 use crate::saga::tests::{Nobody, instance, migration, put};
 
 fn start(store: &SharedStore, name: &str, shards: u32) -> Migrator {
+    start_with(store, Arc::new(Nobody), name, shards)
+}
+
+fn start_with(store: &SharedStore, driver: Arc<dyn Driver>, name: &str, shards: u32) -> Migrator {
     let settings = Settings {
         policy: domain::Policy::None,
         tick_ms: 1_000,
@@ -18,7 +22,7 @@ fn start(store: &SharedStore, name: &str, shards: u32) -> Migrator {
     Migrator::start(
         settings,
         Arc::clone(store),
-        Arc::new(Nobody),
+        driver,
         Arc::new(SystemClock),
         HolderId::new(name).unwrap(),
         Duration::from_hours(1),
@@ -81,6 +85,113 @@ async fn an_epoch_that_went_back_is_named_and_nobody_leads() {
         HostId::new("b").unwrap(),
     );
     assert!(matches!(order.await, Err(OrderError::Unavailable(_))));
+    migrator.shutdown().await;
+}
+
+/// A driver that another leader has claimed meanwhile.
+struct Claimed(SharedStore);
+
+#[async_trait::async_trait]
+impl Driver for Claimed {
+    fn capabilities(&self) -> crate::driver::Capabilities {
+        Nobody.capabilities()
+    }
+    async fn start(
+        &self,
+        spec: &domain::InstanceSpec,
+        host: &domain::Host,
+    ) -> Result<domain::Replica, DriverError> {
+        Nobody.start(spec, host).await
+    }
+    async fn prepare_shadow(
+        &self,
+        ctx: &crate::driver::OpContext,
+        instance: &Instance,
+        target: &domain::Host,
+    ) -> Result<domain::Endpoint, DriverError> {
+        Nobody.prepare_shadow(ctx, instance, target).await
+    }
+    async fn sync_round(
+        &self,
+        ctx: &crate::driver::OpContext,
+        instance: &Instance,
+    ) -> Result<crate::driver::SyncReport, DriverError> {
+        Nobody.sync_round(ctx, instance).await
+    }
+    async fn fork(
+        &self,
+        ctx: &crate::driver::OpContext,
+        instance: &Instance,
+        target: &domain::Host,
+    ) -> Result<crate::driver::Forked, DriverError> {
+        Nobody.fork(ctx, instance, target).await
+    }
+    async fn reidentify(
+        &self,
+        ctx: &crate::driver::OpContext,
+        instance: &Instance,
+        shadow: &domain::Replica,
+    ) -> Result<(), DriverError> {
+        Nobody.reidentify(ctx, instance, shadow).await
+    }
+    async fn verify(
+        &self,
+        ctx: &crate::driver::OpContext,
+        instance: &Instance,
+        shadow: &domain::Replica,
+    ) -> Result<crate::driver::Verified, DriverError> {
+        Nobody.verify(ctx, instance, shadow).await
+    }
+    async fn terminate(
+        &self,
+        ctx: &crate::driver::OpContext,
+        original: &domain::Replica,
+        proof: &domain::ZeroTraffic,
+    ) -> Result<(), DriverError> {
+        Nobody.terminate(ctx, original, proof).await
+    }
+    async fn destroy_shadow(&self, ctx: &crate::driver::OpContext) -> Result<(), DriverError> {
+        Nobody.destroy_shadow(ctx).await
+    }
+    async fn find_by_tag(&self, tag: &str) -> Result<Option<domain::Replica>, DriverError> {
+        Nobody.find_by_tag(tag).await
+    }
+    async fn stop(&self, replica: &domain::Replica) -> Result<(), DriverError> {
+        Nobody.stop(replica).await
+    }
+    async fn reading(
+        &self,
+        replica: &domain::Replica,
+    ) -> Result<Option<domain::Reading>, DriverError> {
+        Nobody.reading(replica).await
+    }
+    /// The first claim comes after another leader has taken the lease.
+    async fn claim(&self, lease: &LeaseName, epoch: Epoch) -> Result<(), DriverError> {
+        if epoch > Epoch(1) {
+            return Ok(());
+        }
+        let thief = HolderId::new("one").unwrap();
+        let taken = self
+            .0
+            .acquire(lease, &thief, Duration::from_millis(1))
+            .await;
+        Err(DriverError::Fenced {
+            operation: "claim",
+            ours: epoch,
+            seen: taken.unwrap().unwrap().epoch,
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_overtaken_is_no_sign_of_a_store_that_went_back() {
+    let store = shared();
+    let migrator = start_with(&store, Arc::new(Claimed(Arc::clone(&store))), "one", 1);
+    until("it leads again, later", async || {
+        epochs(&store, 1).await[&Shard::first(1)] > Epoch(2)
+    })
+    .await;
+    assert_eq!(migrator.troubles(), BTreeMap::new());
     migrator.shutdown().await;
 }
 
