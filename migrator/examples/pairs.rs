@@ -11,10 +11,10 @@ use domain::Pairs;
 use foreshadow_migrator::pairs::{Finding, PairSettings, judge};
 
 /// Runs of a cell with a bad shadow, and of one with a good shadow.
-const RUNS: u64 = 1_000;
-const GOOD_RUNS: u64 = 10_000;
+const RUNS: u64 = 200;
+const GOOD_RUNS: u64 = 1_000;
 /// Pairs after which a bad shadow counts as missed, and a good one as accepted.
-const MOST: u64 = 5_000;
+const MOST: u64 = 2_000;
 const GOOD_MOST: u64 = 600;
 /// Spread of the requests' cost, and of one side's time for the same request (of a logarithm).
 const COST: f64 = 0.5;
@@ -179,7 +179,7 @@ fn main() {
     let mut medians = Vec::new();
     for (name, world) in bad {
         let ours = cell(&world, Traffic::Copied, RUNS, MOST);
-        let peer = cell(&world, Traffic::Split, RUNS / 5, MOST);
+        let peer = cell(&world, Traffic::Split, RUNS / 10, MOST);
         let ratio = match (ours.median, peer.median) {
             (Some(ours), Some(peer)) => format!("{:.1}", peer as f64 / ours as f64),
             _ => "-".to_owned(),
