@@ -12,6 +12,7 @@ pub mod inventory;
 pub mod migration;
 pub mod plan;
 pub mod quantile;
+pub mod ramp;
 pub mod routing;
 pub mod traffic;
 pub mod units;
@@ -31,4 +32,5 @@ pub use routing::{
 };
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
-pub use weight::{RampError, RampPlan, Stage, WeightSplit};
+pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
+pub use weight::WeightSplit;

@@ -21,4 +21,4 @@ pub mod world;
 
 pub use orders::{Answer, OrderError};
 pub use service::{Migrator, MigratorError};
-pub use settings::{JudgeSettings, Settings};
+pub use settings::{AtDeadline, JudgeSettings, Settings};

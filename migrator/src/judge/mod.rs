@@ -34,11 +34,16 @@
 //! on for an e-value of 1/`beta` against "worse by more than the proof's margin", for failures and
 //! for slowness at the quantile 0.9. Without any latency only failures are judged.
 
+mod alarm;
+mod explain;
 mod factor;
 mod ledger;
 mod mixture;
+mod pilot;
+mod record;
 mod state;
 mod stream;
+mod throttle;
 mod verdict;
 mod yardstick;
 
@@ -47,35 +52,9 @@ mod ramps;
 #[cfg(test)]
 mod tests;
 
-use domain::migration::JudgeScope;
-use domain::{Counts, LatencyHistogram};
-use serde::{Deserialize, Serialize};
-
+pub use alarm::Trouble;
+pub use explain::{Evidence, ProofEvidence, StreamEvidence};
 pub use ledger::{Increment, Ledger};
+pub use pilot::{Answer, Look, Pilot, Steering};
+pub use record::{RampLine, Replay, replay};
 pub use state::{JudgeState, Past, Task};
-
-/// What the judge has seen of a stage, for people.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// What is judged.
-    pub scope: JudgeScope,
-    /// Least time of this stage, in milliseconds.
-    pub hold_ms: u64,
-    /// Time since the stage began.
-    pub elapsed_ms: u64,
-    /// Age of the telemetry.
-    pub age_ms: u64,
-    /// The original since the stage began.
-    pub original: Counts,
-    /// The shadow since the stage began.
-    pub shadow: Counts,
-    /// The original before the migration began.
-    pub baseline: LatencyHistogram,
-    /// Always-valid p-value of "no worse".
-    #[serde(default = "nothing_said")]
-    pub p_value: f64,
-}
-
-const fn nothing_said() -> f64 {
-    1.0
-}

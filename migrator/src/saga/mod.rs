@@ -16,6 +16,8 @@
 
 mod crash;
 mod effects;
+mod guard;
+pub mod ramp;
 #[cfg(test)]
 mod tests;
 mod traffic;
