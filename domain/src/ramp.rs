@@ -35,7 +35,7 @@ impl Default for HarmBudget {
     fn default() -> Self {
         Self {
             requests: 3,
-            reaction_ms: 5_000,
+            reaction_ms: 3_000,
         }
     }
 }
@@ -511,7 +511,7 @@ mod tests {
         let budget = read(r#"{"policy":"budget","requests":5,"soak_ms":60}"#).unwrap();
         assert_eq!(weights(&budget), [2_000, 5_000, 9_500, 10_000]);
         assert_eq!(budget.budget().unwrap().requests, 5);
-        assert_eq!(budget.budget().unwrap().reaction_ms, 5_000);
+        assert_eq!(budget.budget().unwrap().reaction_ms, 3_000);
     }
 
     #[test]

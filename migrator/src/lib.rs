@@ -5,6 +5,7 @@
 //!   Both are pure: same world, same decision.
 //! - [`judge`]: whether a shadow is no worse than its original. Pure.
 //! - [`saga`]: carries out the effects of `domain::migration::step`, intent logged first.
+//! - [`simulate`]: ramps over simulated traffic, by the same judge.
 //! - [`driver`]: what makes, copies, checks and destroys instances.
 //! - [`service`]: the running migrator: leadership, readings, decisions, migrations.
 
@@ -17,6 +18,7 @@ pub mod saga;
 mod sampler;
 pub mod service;
 pub mod settings;
+pub mod simulate;
 pub mod world;
 
 pub use orders::{Answer, OrderError};

@@ -112,7 +112,7 @@ impl Default for JudgeSettings {
             alpha: 0.01,
             beta: 0.05,
             error_ratio: 1.2,
-            error_margin: 0.001,
+            error_margin: 0.000_5,
             slow_ratio: 1.15,
             slow_margin: 0.005,
             stall_margin: 0.002,

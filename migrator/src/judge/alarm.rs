@@ -11,11 +11,17 @@ use super::factor::{Tally, fixed};
 use super::mixture::{Exact, Recent, SIZES};
 
 /// Nats at which an alarm is raised, those below which it is over, and the most that is kept.
-const RAISED: f64 = 4.0;
+const RAISED: f64 = 3.5;
 const OVER: f64 = 1.0;
 const MOST: f64 = 7.0;
-/// Nats at which the original is thought ill as well. Less: a look at it lowers nobody's weight.
-const SHARED: f64 = 2.0;
+/// Nats at which the original is thought ill as well.
+const SHARED: f64 = 3.0;
+/// Smaller harm raises no alarm: to know it takes longer than to do something about it.
+const FIRST_SIZE: usize = 2;
+/// So many bad requests in one look tell their share.
+const MANY: u64 = 4;
+/// How much of that is left with every look after it.
+const FADES: f64 = 0.7;
 
 /// Who is worse than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,63 +35,92 @@ pub enum Trouble {
     Shadow,
 }
 
+/// One kind of bad request, watched on one side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Watch {
+    recent: Recent,
+    /// The size of harm that raised the alarm: when it is unlikely again, so is the rest.
+    raised: Option<usize>,
+    /// Requests since the sums last were 0: the share of bad ones is what the side does now.
+    all: u64,
+    bad: u64,
+    /// Share of bad requests in the last look that had many: the sums may have begun long before.
+    latest: Exact,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            recent: Recent::new(),
+            raised: None,
+            all: 0,
+            bad: 0,
+            latest: Exact(0.0),
+        }
+    }
+
+    /// Takes in a look at what `tally` says of the shadow.
+    fn look(&mut self, tally: &Tally, limit: f64, raised_at: f64) {
+        self.all = self.all.saturating_add(tally.shadow);
+        self.bad = self.bad.saturating_add(tally.shadow_bad);
+        self.latest = Exact(if tally.shadow_bad >= MANY {
+            tally.shadow_bad as f64 / tally.shadow.max(1) as f64
+        } else {
+            self.latest.0 * FADES
+        });
+        for (size, (times, _)) in SIZES.into_iter().enumerate().skip(FIRST_SIZE) {
+            self.recent.add(size, fixed(tally, limit, times), MOST);
+        }
+        let (leading, most) = self.recent.leading();
+        let over = |size: usize| self.recent.of(size) < OVER;
+        if most == 0.0 || self.raised.is_some_and(over) {
+            *self = Self {
+                latest: self.latest,
+                ..Self::new()
+            };
+        } else if most >= raised_at && self.bad > 1 && self.raised.is_none_or(|at| at < leading) {
+            // One bad request alone is no trouble.
+            self.raised = Some(leading);
+        }
+    }
+}
+
 /// One kind of bad request, watched on both sides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Alarm {
-    shadow: Recent,
-    original: Recent,
-    raised: bool,
-    /// The shadow's requests since its sums last were 0: the share of bad ones is what it does now.
-    all: u64,
-    bad: u64,
-    peak: Exact,
+    shadow: Watch,
+    original: Watch,
 }
 
 impl Alarm {
     pub(super) fn new() -> Self {
         Self {
-            shadow: Recent::new(),
-            original: Recent::new(),
-            raised: false,
-            all: 0,
-            bad: 0,
-            peak: Exact(0.0),
+            shadow: Watch::new(),
+            original: Watch::new(),
         }
     }
 
     pub(super) fn look(&mut self, tally: &Tally, limit: f64) {
-        self.all = self.all.saturating_add(tally.shadow);
-        self.bad = self.bad.saturating_add(tally.shadow_bad);
-        let of_original = tally.of_original();
-        for (size, (times, _)) in SIZES.into_iter().enumerate() {
-            self.shadow.add(size, fixed(tally, limit, times), MOST);
-            self.original
-                .add(size, fixed(&of_original, limit, times), MOST);
-        }
-        let now = self.shadow.leading().1;
-        self.peak = Exact(now);
-        if now == 0.0 {
-            (self.all, self.bad) = (0, 0);
-        }
-        self.raised = now >= RAISED || self.raised && now >= OVER;
+        self.shadow.look(tally, limit, RAISED);
+        self.original.look(&tally.of_original(), limit, SHARED);
     }
 
-    pub(super) fn trouble(&self) -> Trouble {
-        match (self.raised, self.original.leading().1 >= SHARED) {
-            (false, _) => Trouble::None,
-            (true, true) => Trouble::Shared,
-            (true, false) => Trouble::Shadow,
+    pub(super) const fn trouble(&self) -> Trouble {
+        match (self.shadow.raised, self.original.raised) {
+            (None, _) => Trouble::None,
+            (Some(_), Some(_)) => Trouble::Shared,
+            (Some(_), None) => Trouble::Shadow,
         }
     }
 
-    /// The size of harm to bet on, if the shadow is likely to do any beyond the original's.
-    pub(super) fn likely(&self) -> Option<usize> {
-        (self.trouble() == Trouble::Shadow).then(|| self.shadow.leading().0)
+    /// On what to bet, if the shadow is likely to do harm beyond the original's.
+    pub(super) fn likely(&self) -> Option<&Recent> {
+        (self.trouble() == Trouble::Shadow).then_some(&self.shadow.recent)
     }
 
     /// The share of bad requests since the trouble began.
     pub(super) fn share(&self) -> f64 {
-        self.bad as f64 / self.all.max(1) as f64
+        (self.shadow.bad as f64 / self.shadow.all.max(1) as f64).max(self.shadow.latest.0)
     }
 }
 
@@ -123,6 +158,6 @@ mod tests {
         let mut alarm = Alarm::new();
         alarm.look(&tally(8, 10), 0.01);
         assert_eq!(alarm.trouble(), Trouble::Shared);
-        assert_eq!(alarm.likely(), None);
+        assert!(alarm.likely().is_none());
     }
 }

@@ -7,10 +7,10 @@
 //! - **whole**: for every size of harm the product since the first epoch;
 //! - **late**: for every size `L`, the sum of the products since later starts, `L <- e·(L + h)`; a
 //!   start every few epochs for the first few hundred. What is not yet started counts as it is;
-//! - **nimble**: one sum that is put on one size of harm while the epochs before (or an alarm that
-//!   was raised before) make that size likely, and on nothing otherwise. Harm that sets in at any
-//!   time is found as if one had begun to look just then, at the price of the epochs that raised
-//!   the suspicion instead of the logarithm of all possible beginnings.
+//! - **nimble**: one sum that is bet while the epochs before (or an alarm that was raised before)
+//!   make harm likely, spread over the sizes as they make them likely, and on nothing otherwise.
+//!   Harm that sets in at any time is found as if one had begun to look just then, at the price of
+//!   the epochs that raised the suspicion instead of the logarithm of all possible beginnings.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,14 +26,16 @@ pub(super) const SIZES: [(f64, f64); 7] = [
     (50.0, 0.09),
     (300.0, 0.05),
 ];
-const WHOLE: f64 = 0.4;
-const LATE: f64 = 0.1;
-const NIMBLE: f64 = 0.5;
+const WHOLE: f64 = 0.32;
+const LATE: f64 = 0.08;
+const NIMBLE: f64 = 0.6;
 /// Late starts: one every so many epochs, so many times.
 const EVERY: u32 = 8;
 const STARTS: u32 = 60;
 /// Evidence of the last epochs, in nats, from which on it is bet on.
-const URGE: f64 = 1.2;
+const URGE: f64 = 2.0;
+/// Part of the nimble sum that is never bet, so that no epoch takes all of it.
+const KEPT_BACK: f64 = 0.03;
 /// More of it is not kept, so that it is over soon after the harm is.
 const MOST_RECENT: f64 = 6.0;
 /// Where, between the original's share and what is allowed, the shadow's may be.
@@ -80,6 +82,11 @@ impl Recent {
         }
     }
 
+    /// What they say for a size.
+    pub(super) fn of(&self, size: usize) -> f64 {
+        self.0.get(size).map_or(0.0, |sum| sum.0)
+    }
+
     /// The size that they say most for, and how much.
     pub(super) fn leading(&self) -> (usize, f64) {
         let mut best = (0, 0.0);
@@ -89,6 +96,17 @@ impl Recent {
             }
         }
         best
+    }
+
+    /// The part of a bet that each size gets.
+    fn spread(&self) -> [f64; SIZES.len()] {
+        let mut parts = [0.0; SIZES.len()];
+        let mut sum = 0.0;
+        for ((part, recent), (_, before)) in parts.iter_mut().zip(&self.0).zip(SIZES) {
+            *part = before * recent.0.exp();
+            sum += *part;
+        }
+        parts.map(|part| part / sum)
     }
 }
 
@@ -125,7 +143,7 @@ impl Harm {
         margin: Margin,
         guess: f64,
         cap: f64,
-        alarm: Option<usize>,
+        alarm: Option<&Recent>,
     ) {
         if tally.original == 0 || tally.shadow == 0 {
             return;
@@ -140,10 +158,11 @@ impl Harm {
         }
     }
 
-    fn push(&mut self, cap: f64, alarm: Option<usize>, factor: impl Fn(f64) -> f64) {
-        let (leading, urge) = self.recent.leading();
+    fn push(&mut self, cap: f64, alarm: Option<&Recent>, factor: impl Fn(f64) -> f64) {
         // Chosen before the epoch is looked at.
-        let bet = alarm.or((urge >= URGE).then_some(leading));
+        let likely = (self.recent.leading().1 >= URGE).then_some(&self.recent);
+        let bet = alarm.or(likely).map(Recent::spread);
+        let mut won = 0.0;
         let starts = self.epochs.is_multiple_of(EVERY) && self.epochs / EVERY < STARTS;
         for (size, (times, part)) in SIZES.into_iter().enumerate() {
             let said = factor(times).min(cap);
@@ -154,10 +173,13 @@ impl Harm {
                 f64::NEG_INFINITY
             };
             self.late[size].0 = add_ln(self.late[size].0, start) + said;
-            if bet == Some(size) {
-                self.nimble.0 += said;
+            if let Some(parts) = bet {
+                won += parts[size] * said.exp();
             }
             self.recent.add(size, said, MOST_RECENT);
+        }
+        if bet.is_some() {
+            self.nimble.0 += (KEPT_BACK + (1.0 - KEPT_BACK) * won).ln();
         }
         self.epochs = self.epochs.saturating_add(1);
     }
@@ -223,7 +245,9 @@ mod tests {
                                 shadow_bad: bad,
                             };
                             let mut harm = harm.clone();
-                            let alarm = (epoch == 4).then_some(3);
+                            let mut recent = Recent::new();
+                            recent.add(3, 2.5, 7.0);
+                            let alarm = (epoch == 4).then_some(&recent);
                             harm.against_original(&tally, margin, 0.2, 2.0, alarm);
                             next.push((mass * chance * odds, harm));
                         }

@@ -135,12 +135,12 @@ impl Pilot {
             let known = verdict::unknown(&self.judge, look.age_ms, settings).is_none();
             let steady = !look.steering.paused
                 && look.guard.is_none()
-                && self.plan.may_go_on(look.clock)
-                && !verdict::suspicious(&self.judge, settings);
+                && self.plan.may_go_on(look.clock);
             let bounds = Bounds {
                 stage: stage.shadow_share,
                 budget: self.plan.budget().filter(|_| look.steering.promote.is_none()),
                 may_raise: known && steady && look.applied,
+                suspicious: verdict::suspicious(&self.judge, settings),
             };
             self.throttle.next(look.at_ms, bounds, &self.judge);
         }

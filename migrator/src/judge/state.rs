@@ -16,9 +16,9 @@ use crate::settings::JudgeSettings;
 
 /// Parts of the whole that the streams get: failures, slow requests, requests that are far slower
 /// than before. A weighted average of e-processes is one.
-const FAILED: f64 = 0.45;
-const SLOW: f64 = 0.5;
-const FAR: f64 = 0.05;
+const FAILED: f64 = 0.55;
+const SLOW: f64 = 0.42;
+const FAR: f64 = 0.03;
 /// An epoch in which the original is silent is waited with for this many times its length.
 const PATIENCE: u64 = 5;
 
@@ -57,8 +57,9 @@ pub struct JudgeState {
     epoch_began_ms: u64,
     stage_began_ms: u64,
     now_ms: u64,
-    /// The epoch that is not over.
+    /// The epoch that is not over, and whether something was wrong when it began.
     open: Sides,
+    doubtful: bool,
     /// Since the stage began.
     pub(super) seen: Sides,
     /// Since the ramp began.
@@ -116,6 +117,7 @@ impl JudgeState {
             stage_began_ms: 0,
             now_ms: 0,
             open: Sides::default(),
+            doubtful: false,
             seen: Sides::default(),
             total: Sides::default(),
             ln: Exact(0.0),
@@ -173,10 +175,18 @@ impl JudgeState {
         (-self.highest.0).exp().min(1.0)
     }
 
-    /// Whether something is wrong just now, and the share of bad requests since it began.
+    /// Whether something is wrong just now, and the share of failed or stalled requests since it
+    /// began.
     pub fn alarm(&self) -> (Trouble, f64) {
         let streams = std::iter::once(&self.failed).chain(&self.slow);
-        let alarms = streams.map(|stream| (stream.alarm.trouble(), stream.alarm.share()));
+        let alarms = streams.map(|stream| {
+            // Slow answers are answers: they cost no budget.
+            let share = match stream.bad {
+                Bad::Failed | Bad::Stalled(_) => stream.alarm.share(),
+                Bad::SlowerThan(_) => 0.0,
+            };
+            (stream.alarm.trouble(), share)
+        });
         alarms.fold((Trouble::None, 0.0), |worst, next| {
             if next.0 > worst.0 || next.0 == worst.0 && next.1 > worst.1 {
                 next
@@ -250,7 +260,10 @@ impl JudgeState {
         let epoch = std::mem::take(&mut self.open);
         self.epoch_began_ms = self.now_ms;
         self.weigh(&epoch, settings);
-        for proof in &mut self.proofs {
+        // What happens in trouble says nothing about what comes after it.
+        let doubtful = self.doubtful;
+        self.doubtful = self.alarm().0 != Trouble::None;
+        for proof in self.proofs.iter_mut().filter(|_| !doubtful) {
             let tally = proof.bad.tally(&epoch.original, &epoch.shadow);
             proof.epoch(&tally, proof.bad.proof_margin(settings));
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alarm::Alarm;
 use super::factor::{Margin, Tally};
-use super::mixture::{Exact, Harm, NoWorse};
+use super::mixture::{Exact, Harm, NoWorse, Recent};
 use crate::settings::JudgeSettings;
 
 /// Which requests are bad.
@@ -87,7 +87,7 @@ impl Bad {
 
 /// How many requests' worth what is frozen is in a guess, and how much an epoch leaves of the rest.
 const BEFORE: f64 = 300.0;
-const KEPT: f64 = 0.97;
+const KEPT: f64 = 0.9;
 
 /// The original's share of late: a guess that costs growth where it is wrong, never validity.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -130,6 +130,8 @@ pub(super) struct Stream {
     frozen: Option<Harm>,
     pub(super) guess: Guess,
     pub(super) alarm: Alarm,
+    /// What the alarm made likely when the open epoch began: a bet must not know its epoch.
+    hint: Option<Recent>,
     /// Since the ramp began.
     pub(super) seen: Tally,
 }
@@ -143,20 +145,22 @@ impl Stream {
             frozen: limit.map(|_| Harm::new()),
             guess: Guess::new(before),
             alarm: Alarm::new(),
+            hint: None,
             seen: Tally::default(),
         }
     }
 
     pub(super) fn epoch(&mut self, tally: &Tally, margin: Margin, limit: Option<f64>, cap: f64) {
         self.seen.add(*tally);
-        let alarm = self.alarm.likely();
+        let hint = self.hint.as_ref();
         if let Some(live) = &mut self.live {
-            live.against_original(tally, margin, self.guess.share(), cap, alarm);
+            live.against_original(tally, margin, self.guess.share(), cap, hint);
         }
         if let (Some(frozen), Some(limit)) = (&mut self.frozen, limit) {
             frozen.against_limit(tally, limit, cap);
         }
         self.guess.add(tally);
+        self.hint = self.alarm.likely().cloned();
     }
 
     /// `ln E` against the live original, and against the frozen share.

@@ -11,12 +11,12 @@
 //! where requests turn out bad. Without a budget the stage's weight is taken at once.
 //!
 //! # Lowering
-//! While an alarm says that the shadow alone is ill, the weight is at most `B / (rate · D · share)`
-//! with the share of bad requests since the trouble began, and at most a fifth: the original's
+//! While an alarm says that the shadow alone is ill, the weight goes to `B / (rate · D · share)` with
+//! the share of bad requests since the trouble began, or to a fifth if that is less: the original's
 //! requests beside the shadow's are what tells trouble of its own from trouble that both share. So
-//! with all traffic on the shadow the original gets its share back before anything is decided. Once
-//! the alarm is over the weight is raised again, doubling. All of this can be taken back; only the
-//! judge rolls back.
+//! with all traffic on the shadow the original gets its share back before anything is decided, and
+//! what is decided costs as much of the budget as it may. Once the alarm is over the weight is
+//! raised again, doubling. All of this can be taken back; only the judge rolls back.
 
 use domain::HarmBudget;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ const ALL: u32 = 10_000;
 const LEAST: u32 = 10;
 /// Most weight under an alarm.
 const MOST_ALARMED: u32 = 2_000;
+/// Part of the budget that is spent under an alarm.
+const ALARMED: f64 = 0.35;
 /// What was seen counts for e times less after this many milliseconds.
 const FORGET_MS: f64 = 60_000.0;
 /// Logarithm of one over the error that the upper bound is allowed.
@@ -71,6 +73,8 @@ pub(super) struct Bounds {
     pub(super) budget: Option<HarmBudget>,
     /// Whether it may be raised at all now.
     pub(super) may_raise: bool,
+    /// Whether the evidence is half of the way to a roll-back.
+    pub(super) suspicious: bool,
 }
 
 impl Throttle {
@@ -146,38 +150,36 @@ impl Throttle {
         let (failed, stalled) = judge.guesses();
         let beyond = (upper(self.recently.failed.0) - failed)
             .max(upper(self.recently.stalled.0) - stalled);
-        beyond.clamp(DOUBT / all, 1.0)
+        beyond.clamp((DOUBT / all).min(1.0), 1.0)
     }
 
     /// The next weight.
     pub(super) fn next(&mut self, at_ms: u64, bounds: Bounds, judge: &JudgeState) -> u32 {
         let (trouble, share) = judge.alarm();
-        if trouble == Trouble::Shadow {
-            let most = affordable(bounds.budget.unwrap_or_default(), self.rate(), share);
-            let most = most.clamp(LEAST, MOST_ALARMED);
-            if most < self.weight {
-                self.weight = most;
-                self.lowered = true;
-            }
-            self.raised_ms = at_ms;
-            return self.weight;
+        let alarmed = trouble == Trouble::Shadow;
+        let mut most = bounds.stage;
+        if alarmed {
+            let budget = bounds.budget.unwrap_or_default();
+            let affordable = affordable(budget, self.rate(), share / ALARMED);
+            most = most.min(affordable.clamp(LEAST, MOST_ALARMED));
+        } else if let Some(budget) = bounds.budget {
+            most = most.min(affordable(budget, self.rate(), self.excess(judge)));
         }
-        if !bounds.may_raise || self.weight >= bounds.stage {
+        if bounds.suspicious {
+            most = most.min(MOST_ALARMED);
+        }
+        if alarmed && most < self.weight {
+            (self.weight, self.lowered, self.raised_ms) = (most, true, at_ms);
+        }
+        let patience = at_ms.saturating_sub(self.raised_ms) >= RAISE_MS;
+        if !bounds.may_raise || trouble == Trouble::Shared || !patience || most <= self.weight {
             return self.weight;
         }
         let doubled = self.weight.saturating_mul(2).max(LEAST);
-        let target = match bounds.budget {
-            Some(budget) => doubled.min(affordable(budget, self.rate(), self.excess(judge))),
-            None if self.lowered => doubled,
-            None => bounds.stage,
-        };
-        let target = target.min(bounds.stage);
-        let patience = at_ms.saturating_sub(self.raised_ms) >= RAISE_MS;
-        if patience && target > self.weight {
-            self.weight = target;
-            self.raised_ms = at_ms;
-            self.lowered &= target < bounds.stage;
-        }
+        let at_once = bounds.budget.is_none() && !self.lowered && !alarmed;
+        self.weight = if at_once { most } else { doubled.min(most) };
+        self.raised_ms = at_ms;
+        self.lowered &= self.weight < bounds.stage;
         self.weight
     }
 }
@@ -209,7 +211,7 @@ mod tests {
             throttle.enter(2_000, Some(HarmBudget::default()));
             throttle.weight()
         };
-        assert_eq!(first(50.0), 120);
+        assert_eq!(first(50.0), 200);
         assert_eq!(first(5_000.0), LEAST);
         assert_eq!(first(0.5), 2_000);
         assert_eq!(first(0.0), LEAST);
