@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge lint train
+.PHONY: help setup build demo compare test faults model sim bench-judge lint train cgroup2
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ sim: ## the migrator in SEEDS=1000 simulated worlds; ARGS='--seed 7' replays one
 
 bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta on simulated traffic
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example judge
+
+cgroup2: ## the process driver under unified control groups, in a virtual machine
+	tests/vm/cgroup2
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check
