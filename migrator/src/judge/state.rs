@@ -4,7 +4,7 @@ use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::Evidence;
+use super::{Evidence, Flips};
 use super::alarm::Trouble;
 use super::factor::Margin;
 use super::ledger::Increment;
@@ -163,6 +163,15 @@ impl JudgeState {
     /// The verdict, given how old the telemetry is.
     pub fn verdict(&self, age_ms: u64, settings: &JudgeSettings) -> Verdict {
         verdict::of(self, self.elapsed_ms(), age_ms, settings)
+    }
+
+    pub(super) const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// What would change the verdict.
+    pub fn flips(&self, settings: &JudgeSettings) -> Flips {
+        super::explain::flips(self, settings)
     }
 
     /// Time since the stage began.

@@ -161,7 +161,9 @@ impl Throttle {
         if alarmed {
             let budget = bounds.budget.unwrap_or_default();
             let affordable = affordable(budget, self.rate(), share / ALARMED);
-            most = most.min(affordable.clamp(LEAST, MOST_ALARMED));
+            // One request a second is needed to know when it is over.
+            let one = whole(f64::from(ALL) / self.rate().max(1.0));
+            most = most.min(affordable.max(one).clamp(LEAST, MOST_ALARMED));
         } else if let Some(budget) = bounds.budget {
             most = most.min(affordable(budget, self.rate(), self.excess(judge)));
         }

@@ -18,7 +18,7 @@ use domain::{
     BasisPoints, Migration, NodeId, RoutingState, RoutingStatus, Side, Timestamp, WeightSplit,
 };
 use serde::{Deserialize, Serialize};
-use store::{Expect, Key, Kind, LogName, Transaction};
+use store::{Expect, Key, Kind, LogName, Store, StoreError, Transaction};
 
 use super::effects::{self, EffectError};
 use super::{Context, Progress, guard, traffic};
@@ -45,9 +45,9 @@ pub struct RampRecord {
     pub settings: JudgeSettings,
 }
 
-/// Name of the record of a ramp's looks.
-pub fn log_name(migration: &Migration) -> LogName {
-    LogName(format!("ramp/{}", migration.id))
+/// Name of the record of a ramp's looks: [`RampLine`]s.
+pub fn log_name(migration: &domain::MigrationId) -> LogName {
+    LogName(format!("ramp/{migration}"))
 }
 
 fn key(migration: &Migration) -> Key {
@@ -65,7 +65,22 @@ pub(super) async fn split(
     let scope = match migration.phase {
         Phase::Ramping { stage } => JudgeScope::Stage { stage },
         Phase::Soaking => JudgeScope::Soak,
-        _ => return Ok(to.split),
+        Phase::Planned
+        | Phase::HostReserved
+        | Phase::ShadowCreating
+        | Phase::Syncing
+        | Phase::Forking
+        | Phase::Reidentifying
+        | Phase::Verifying
+        | Phase::Mirroring
+        | Phase::CutOver
+        | Phase::Draining
+        | Phase::Committed
+        | Phase::Terminating
+        | Phase::Done
+        | Phase::RollingBack
+        | Phase::RolledBack
+        | Phase::Parked => return Ok(to.split),
     };
     let Some(record) = context.store.get(&key(migration)).await? else {
         return Ok(to.split);
@@ -236,7 +251,7 @@ impl<'a> Ramp<'a> {
                 .fenced(&self.context.lease)
                 .put(key(self.migration), Expect::Any, &self.record)?;
             for line in &self.lines {
-                put = put.append(log_name(self.migration), line)?;
+                put = put.append(log_name(&self.migration.id), line)?;
             }
             self.context.store.commit(put).await?;
             self.lines.clear();
@@ -322,4 +337,101 @@ async fn steering(context: &Context, migration: &Migration) -> Result<Steering, 
     let found = context.store.get(&key).await?;
     let parsed = found.map(|record| record.parse()).transpose()?;
     Ok(parsed.map_or_else(Steering::default, |typed| typed.value))
+}
+
+/// What a person may ask of a ramp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// Keep the weight; harm is still rolled back.
+    Pause,
+    /// Keep the weight whatever happens: harm is told, not rolled back.
+    Freeze,
+    /// Take both back.
+    Resume,
+    /// Advance to the next stage now, unless harm is shown.
+    Step,
+    /// Advance every stage at once, unless harm is shown.
+    Promote,
+}
+
+impl Word {
+    fn apply(self, steering: &mut Steering, reason: &str) {
+        match self {
+            Self::Pause => steering.paused = true,
+            Self::Freeze => steering.frozen = true,
+            Self::Resume => (steering.paused, steering.frozen) = (false, false),
+            Self::Step => steering.steps += 1,
+            Self::Promote => steering.promote = Some(reason.to_owned()),
+        }
+    }
+
+    /// The word in a log.
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Pause => "paused",
+            Self::Freeze => "froze",
+            Self::Resume => "resumed",
+            Self::Step => "advanced",
+            Self::Promote => "promoted",
+        }
+    }
+}
+
+/// Why a ramp cannot be told anything.
+#[derive(Debug, thiserror::Error)]
+pub enum SteerError {
+    /// It cannot be done.
+    #[error("{0}")]
+    Refused(String),
+    /// The store's words.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Tells a ramp a word, whoever leads: what people want stands in the store, with an entry in the
+/// migration's log, and the leader reads it at its next look.
+///
+/// # Errors
+/// [`SteerError`] when the migration is unknown or over, a promotion has no reason, or the store
+/// does not answer.
+pub async fn steer(
+    store: &dyn Store,
+    at: Timestamp,
+    id: &domain::MigrationId,
+    word: Word,
+    reason: &str,
+) -> Result<Steering, SteerError> {
+    let refused = |words: String| Err(SteerError::Refused(words));
+    if word == Word::Promote && reason.trim().is_empty() {
+        return refused("a promotion needs a reason".to_owned());
+    }
+    let Some(record) = store.get(&Key::new(Kind::Migration, id.as_str())).await? else {
+        return refused(format!("migration {id} is unknown"));
+    };
+    let migration: Migration = record.parse()?.value;
+    if migration.phase.is_final() {
+        let phase = migration.phase.name();
+        return refused(format!("migration {id} is {phase}: there is no ramp to steer"));
+    }
+    let key = Key::new(Kind::Steering, id.as_str());
+    let found = store.get(&key).await?;
+    let expect = found.as_ref().map_or(Expect::Absent, |record| {
+        Expect::Generation(record.generation)
+    });
+    let before: Option<Steering> = found.map(|r| r.parse()).transpose()?.map(|t| t.value);
+    let mut steering = before.unwrap_or_default();
+    word.apply(&mut steering, reason);
+    let told = word.told();
+    let line = super::LogLine {
+        at,
+        event: format!("an operator {told} the ramp: {reason}"),
+        phase: migration.phase,
+        next: Vec::new(),
+    };
+    let put = Transaction::new()
+        .put(key, expect, &steering)?
+        .append(super::log_name(id), &line)?;
+    store.commit(put).await?;
+    Ok(steering)
 }
