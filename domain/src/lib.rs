@@ -27,10 +27,10 @@ pub use inventory::{
 pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phase, step};
 pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
+pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
 pub use routing::{
     KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
 };
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
-pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
 pub use weight::WeightSplit;

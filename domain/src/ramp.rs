@@ -382,7 +382,12 @@ impl TryFrom<RampPolicy> for RampPlan {
                 soak_ms,
                 hold_windows,
             } => {
-                within("step", step.into(), (10, 10_000), "10 to 10000 basis points")?;
+                within(
+                    "step",
+                    step.into(),
+                    (10, 10_000),
+                    "10 to 10000 basis points",
+                )?;
                 let weights = (1..).map(|n: u32| n.saturating_mul(step));
                 let weights = weights.take_while(|weight| *weight < 10_000);
                 (soaked(weights, hold_ms, soak_ms), None, hold_windows)
@@ -416,7 +421,12 @@ impl TryFrom<RampPolicy> for RampPlan {
             }
         };
         if let Some(budget) = budget {
-            within("requests", budget.requests.into(), (1, 1_000_000), "1 to 1000000")?;
+            within(
+                "requests",
+                budget.requests.into(),
+                (1, 1_000_000),
+                "1 to 1000000",
+            )?;
             let range = (100, 600_000);
             within("reaction_ms", budget.reaction_ms, range, "100 to 600000")?;
         }
@@ -525,7 +535,10 @@ mod tests {
             (r#"{"policy":"budget","requests":0}"#, "requests is 0"),
             (r#"{"policy":"guess"}"#, "guess"),
             (r#"{"policy":"linear","step":9,"hold":9}"#, "hold"),
-            (r#"{"policy":"steps","stages":[{"shadow":1,"hold_ms":1}]}"#, "10000"),
+            (
+                r#"{"policy":"steps","stages":[{"shadow":1,"hold_ms":1}]}"#,
+                "10000",
+            ),
             ("7", "list of stages"),
         ] {
             let error = read(text).unwrap_err();

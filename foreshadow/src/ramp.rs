@@ -9,7 +9,7 @@ use migrator::judge::{self, Evidence, Flips, RampLine, Replay, Steering};
 use migrator::saga::ramp::{RampRecord, Word};
 use migrator::simulate::{self, Trial, Tried};
 
-use crate::cli::{Output, RampName, ReplayOptions, SimulateRampOptions, SteerOptions};
+use crate::cli::{RampName, ReplayOptions, SimulateRampOptions, SteerOptions};
 use crate::client::{get, post, print};
 use crate::config::Config;
 use crate::error::Failure;
@@ -36,7 +36,10 @@ pub async fn tell(options: SteerOptions, word: Word) -> Result<ExitCode, Failure
             (Some(_), false, false) => "is promoted",
             (None, false, false) => "goes on",
         };
-        format!("the ramp of migration {id} {state}; advanced by hand {} times", now.steps)
+        format!(
+            "the ramp of migration {id} {state}; advanced by hand {} times",
+            now.steps
+        )
     })
 }
 
@@ -262,6 +265,7 @@ impl Explained {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Output;
 
     #[test]
     fn a_record_that_cannot_be_read_is_named_by_its_line() {

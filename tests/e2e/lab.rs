@@ -18,8 +18,8 @@ pub(crate) use foreshadow::status::MigrationStatus as Newest;
 use foreshadow::status::MigrationStatus;
 use foreshadow::status::Status;
 use foreshadow_tests::binary;
-use migrator::{AtDeadline, JudgeSettings};
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
+use migrator::{AtDeadline, JudgeSettings};
 use tempfile::TempDir;
 
 /// Longest wait for anything.

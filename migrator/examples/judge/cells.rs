@@ -179,7 +179,11 @@ impl<'a> World<'a> {
                     errors = 0.5;
                 }
             }
-            let latencies = if health[side].ill { &self.ill } else { &self.usual };
+            let latencies = if health[side].ill {
+                &self.ill
+            } else {
+                &self.usual
+            };
             let kind = Side { errors, latencies };
             let first = self.dice.serve(rate * shares[side], &kind);
             served[side].requests = first;

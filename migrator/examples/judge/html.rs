@@ -22,14 +22,41 @@ pub(crate) fn page(rows: &[Row]) -> String {
          <h1>Judges on the same traffic</h1><p>",
     );
     for (rule, colour) in RULES {
-        let _ = write!(html, "<span style=color:{colour}>&#9632;</span> {rule} &nbsp; ");
+        let _ = write!(
+            html,
+            "<span style=color:{colour}>&#9632;</span> {rule} &nbsp; "
+        );
     }
     html += "</p>";
     let percent = |row: &Row| row.percent();
-    html += &bars("Good shadows that were rolled back, %", rows, true, percent, 100.0);
-    html += &bars("Bad shadows that were caught, %", rows, false, percent, 100.0);
-    html += &bars("Median seconds until then (log)", rows, false, |r| log(r.median_s), 4.1);
-    html += &bars("Mean excess bad requests (log)", rows, false, |r| log(r.mean_excess), 4.6);
+    html += &bars(
+        "Good shadows that were rolled back, %",
+        rows,
+        true,
+        percent,
+        100.0,
+    );
+    html += &bars(
+        "Bad shadows that were caught, %",
+        rows,
+        false,
+        percent,
+        100.0,
+    );
+    html += &bars(
+        "Median seconds until then (log)",
+        rows,
+        false,
+        |r| log(r.median_s),
+        4.1,
+    );
+    html += &bars(
+        "Mean excess bad requests (log)",
+        rows,
+        false,
+        |r| log(r.mean_excess),
+        4.6,
+    );
     html += "<h2>Table</h2><table><tr><th>cell<th>rule<th>ramps<th>rolled back<th>95 % confidence\
              <th>median s<th>promoted<th>median s<th>mean excess<th>p95";
     for row in rows {
@@ -73,7 +100,9 @@ fn bars(title: &str, rows: &[Row], harmless: bool, of: fn(&Row) -> f64, most: f6
         let top = index * 64;
         let _ = write!(svg, "<text x=0 y={}>{cell}</text>", top + 30);
         for (place, (rule, colour)) in RULES.iter().enumerate() {
-            let found = rows.iter().find(|row| row.cell == *cell && row.rule == *rule);
+            let found = rows
+                .iter()
+                .find(|row| row.cell == *cell && row.rule == *rule);
             let Some(row) = found else { continue };
             let width = 600.0 * (of(row) / most).clamp(0.0, 1.0) + 1.0;
             let y = top + 4 + place * 9;

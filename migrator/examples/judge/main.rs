@@ -143,7 +143,9 @@ impl Options {
             html: None,
         };
         while let Some(word) = words.next() {
-            let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{word} needs a value"))?;
             let number = || {
                 value
                     .parse::<u64>()
@@ -154,7 +156,11 @@ impl Options {
                 "--peers" => options.peers = number()?,
                 "--only" => options.only = value,
                 "--html" => options.html = Some(value),
-                other => return Err(format!("{other}: allowed are --ramps, --peers, --only, --html")),
+                other => {
+                    return Err(format!(
+                        "{other}: allowed are --ramps, --peers, --only, --html"
+                    ));
+                }
             }
         }
         Ok(options)

@@ -14,7 +14,13 @@ pub(crate) struct Ours(Option<Ramp>);
 
 impl Ours {
     pub(crate) fn new(cell: &Cell, baseline: Counts) -> Self {
-        let plan = RampPlan::budgeted(HarmBudget::default(), SOAK_MS);
+        let plan = RampPlan::budgeted(
+            HarmBudget {
+                requests: 3,
+                reaction_ms: 3_000,
+            },
+            SOAK_MS,
+        );
         Self(Ramp::begin(plan, baseline, cell.rate, JudgeSettings::default()).ok())
     }
 }

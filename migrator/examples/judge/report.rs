@@ -104,8 +104,18 @@ fn at(values: &mut [f64], percent: usize) -> f64 {
 pub(crate) fn head() {
     println!(
         "{:<26}{:<19}{:<7}{:>8} {:>19}{:>13}{:>6}{:>8}{:>7}{:>10}{:>10}{:>8}",
-        "cell", "rule", "", "rolled", "95 % confidence", "ramps", "med. s", "promo.", "med. s",
-        "excess", "p95", "took s"
+        "cell",
+        "rule",
+        "",
+        "rolled",
+        "95 % confidence",
+        "ramps",
+        "med. s",
+        "promo.",
+        "med. s",
+        "excess",
+        "p95",
+        "took s"
     );
 }
 
@@ -133,7 +143,12 @@ pub(crate) fn promises(rows: &[Row], tick_us: f64) {
     at_least("J2", least, "%", 99.0);
     at_most("J3", median("errors x10, 50 rps"), "s", 180.0);
     at_most("J4", median("errors x100, 500 rps"), "s", 20.0);
-    at_most("J5", median("latency x1.3").max(median("stalls")), "s", 180.0);
+    at_most(
+        "J5",
+        median("latency x1.3").max(median("stalls")),
+        "s",
+        180.0,
+    );
     at_most("J6", late, "s", 45.0);
     at_most("J7", most(|row| row.mean_excess), "requests", 15.0);
     at_most("J8", most(|row| row.p95_excess), "requests", 30.0);

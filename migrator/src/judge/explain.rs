@@ -162,10 +162,7 @@ pub(super) fn flips(state: &JudgeState, settings: &JudgeSettings) -> Flips {
             };
             ahead.feed(ahead.now_ms() + settings.epoch_ms, &more, settings);
             let verdict = ahead.verdict(0, settings);
-            if matches!(
-                verdict,
-                Verdict::Rollback { .. } | Verdict::Promote { .. }
-            ) {
+            if matches!(verdict, Verdict::Rollback { .. } | Verdict::Promote { .. }) {
                 return Some((epoch, verdict));
             }
         }
@@ -181,7 +178,9 @@ pub(super) fn flips(state: &JudgeState, settings: &JudgeSettings) -> Flips {
 
 /// The bucket of the median, where nothing is slow.
 fn usual(latency: &LatencyHistogram) -> usize {
-    latency.quantile_us(0.4).map_or(0, |us| LatencyHistogram::bucket(whole(us)))
+    latency
+        .quantile_us(0.4)
+        .map_or(0, |us| LatencyHistogram::bucket(whole(us)))
 }
 
 #[expect(

@@ -128,7 +128,8 @@ fn against(tally: &Tally, margin: Margin, a0: f64, a1: f64) -> f64 {
     }
     let (z0, z1) = ((a0 - q0) / (q0 * (1.0 - a0)), (a1 - q1) / (q1 * (1.0 - a1)));
     let ceiling = ceiling((n0, n1), margin, (z0, z1));
-    let ln = tally.shadow_bad as f64 * z1.ln_1p() + tally.original_bad as f64 * z0.ln_1p() - ceiling;
+    let ln =
+        tally.shadow_bad as f64 * z1.ln_1p() + tally.original_bad as f64 * z0.ln_1p() - ceiling;
     if ln.is_nan() { 0.0 } else { ln }
 }
 

@@ -49,7 +49,7 @@ impl Flight {
             age_ms: 0,
             lines: vec![RampLine::Began {
                 plan,
-                past,
+                past: Box::new(past),
                 rate,
                 settings: settings(),
             }],
@@ -134,7 +134,11 @@ fn a_budget_raises_the_weight_while_all_is_well_and_no_faster_than_it_doubles() 
     }
     assert!(weights[0] <= 20, "{weights:?}");
     assert_eq!(weights.last(), Some(&2_000), "{weights:?}");
-    assert!(weights.windows(2).all(|w| w[0] <= w[1] && w[1] <= 2 * w[0].max(10)));
+    assert!(
+        weights
+            .windows(2)
+            .all(|w| w[0] <= w[1] && w[1] <= 2 * w[0].max(10))
+    );
 }
 
 #[test]
@@ -188,7 +192,10 @@ fn people_pause_freeze_step_and_promote() {
     }
     flight.steering.frozen = false;
     let answer = flight.look(answered(90, 0), answered(1, 9));
-    assert!(matches!(answer.verdict, Verdict::Rollback { .. }), "{answer:?}");
+    assert!(
+        matches!(answer.verdict, Verdict::Rollback { .. }),
+        "{answer:?}"
+    );
 }
 
 #[test]
@@ -209,7 +216,10 @@ fn guards_windows_and_late_or_unapplied_weights_keep_it_from_going_on() {
     flight.guard = Some("host b would be full".to_owned());
     assert_eq!(reason(&flight.well(30, 100)), "host b would be full");
     flight.guard = None;
-    assert!(matches!(flight.well(1, 100).verdict, Verdict::Promote { .. }));
+    assert!(matches!(
+        flight.well(1, 100).verdict,
+        Verdict::Promote { .. }
+    ));
 
     let mut flight = Flight::begin(budget(), 100.0);
     let first = flight.pilot.weight();
@@ -258,7 +268,12 @@ fn a_record_replays_bit_for_bit_and_a_changed_one_does_not() {
     let found = replay(&read(&text)).unwrap();
     assert!(found.differ.is_empty(), "{found:?}");
     assert!(found.looks > 45, "{found:?}");
-    assert!(found.decisions.iter().any(|(_, words)| words.contains("roll back")));
+    assert!(
+        found
+            .decisions
+            .iter()
+            .any(|(_, words)| words.contains("roll back"))
+    );
 
     let mut lines = read(&text);
     if let RampLine::Looked { look, .. } = &mut lines[20] {

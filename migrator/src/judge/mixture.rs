@@ -33,7 +33,7 @@ const NIMBLE: f64 = 0.6;
 const EVERY: u32 = 8;
 const STARTS: u32 = 60;
 /// Evidence of the last epochs, in nats, from which on it is bet on.
-const URGE: f64 = 2.0;
+const URGE: f64 = 3.0;
 /// Part of the nimble sum that is never bet, so that no epoch takes all of it.
 const KEPT_BACK: f64 = 0.03;
 /// More of it is not kept, so that it is over soon after the harm is.
@@ -152,9 +152,15 @@ impl Harm {
     }
 
     /// One epoch against a frozen share.
-    pub(super) fn against_limit(&mut self, tally: &Tally, limit: f64, cap: f64) {
+    pub(super) fn against_limit(
+        &mut self,
+        tally: &Tally,
+        limit: f64,
+        cap: f64,
+        alarm: Option<&Recent>,
+    ) {
         if tally.shadow > 0 {
-            self.push(cap, None, |times| fixed(tally, limit, times));
+            self.push(cap, alarm, |times| fixed(tally, limit, times));
         }
     }
 

@@ -133,12 +133,14 @@ impl Pilot {
         let stage = self.judge.task;
         if stage.scope != JudgeScope::Mirror && !look.steering.frozen {
             let known = verdict::unknown(&self.judge, look.age_ms, settings).is_none();
-            let steady = !look.steering.paused
-                && look.guard.is_none()
-                && self.plan.may_go_on(look.clock);
+            let steady =
+                !look.steering.paused && look.guard.is_none() && self.plan.may_go_on(look.clock);
             let bounds = Bounds {
                 stage: stage.shadow_share,
-                budget: self.plan.budget().filter(|_| look.steering.promote.is_none()),
+                budget: self
+                    .plan
+                    .budget()
+                    .filter(|_| look.steering.promote.is_none()),
                 may_raise: known && steady && look.applied,
                 suspicious: verdict::suspicious(&self.judge, settings),
             };
@@ -157,7 +159,9 @@ impl Pilot {
         let hold = |reason: String| Verdict::Hold { reason };
         if let Verdict::Rollback { reason } = verdict {
             if steering.frozen {
-                return hold(format!("frozen by a person; would be rolled back: {reason}"));
+                return hold(format!(
+                    "frozen by a person; would be rolled back: {reason}"
+                ));
             }
             return Verdict::Rollback { reason };
         }

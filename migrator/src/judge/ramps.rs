@@ -94,7 +94,10 @@ fn trouble_that_both_sides_share_delays_a_ramp_and_ends_none() {
             let both = (healthy, healthy);
             let (end, after) = ramp(seed, 60, both, (from_s, (ill, ill)));
             let during = end == Some(End::Promoted) && after <= from_s + 60;
-            assert!(end.is_none() || during, "{end:?} after {after}, {ill:?} from {from_s}");
+            assert!(
+                end.is_none() || during,
+                "{end:?} after {after}, {ill:?} from {from_s}"
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ pub enum RampLine {
         /// In which stages.
         plan: RampPlan,
         /// What was counted before.
-        past: Past,
+        past: Box<Past>,
         /// Requests a second before; 0 if that is not known.
         rate: f64,
         /// The judge's settings.
@@ -74,7 +74,8 @@ pub fn replay(lines: &[RampLine]) -> Result<Replay, String> {
                 rate,
                 settings,
             } => {
-                let pilot = Pilot::begin(plan.clone(), past.clone(), *rate, settings);
+                let past = past.as_ref().clone();
+                let pilot = Pilot::begin(plan.clone(), past, *rate, settings);
                 let pilot = pilot.map_err(|reason| format!("line {number}: {reason}"))?;
                 running = Some((pilot, *settings));
             }

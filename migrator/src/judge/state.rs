@@ -4,7 +4,6 @@ use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Flips};
 use super::alarm::Trouble;
 use super::factor::Margin;
 use super::ledger::Increment;
@@ -12,6 +11,7 @@ use super::mixture::{Exact, Harm, add_ln};
 use super::stream::{Bad, Proof, Stream};
 use super::verdict;
 use super::yardstick::{Edge, Yardstick};
+use super::{Evidence, Flips};
 use crate::settings::JudgeSettings;
 
 /// Parts of the whole that the streams get: failures, slow requests, requests that are far slower
@@ -153,8 +153,8 @@ impl JudgeState {
         self.total.add(more);
         self.look_for_trouble(more, settings);
         let length = self.now_ms.saturating_sub(self.epoch_began_ms);
-        let both = ended(&self.open.original) > 0
-            || length >= PATIENCE.saturating_mul(settings.epoch_ms);
+        let both =
+            ended(&self.open.original) > 0 || length >= PATIENCE.saturating_mul(settings.epoch_ms);
         if length >= settings.epoch_ms && ended(&self.open.shadow) > 0 && both {
             self.close_epoch(settings);
         }

@@ -157,7 +157,7 @@ impl Stream {
             live.against_original(tally, margin, self.guess.share(), cap, hint);
         }
         if let (Some(frozen), Some(limit)) = (&mut self.frozen, limit) {
-            frozen.against_limit(tally, limit, cap);
+            frozen.against_limit(tally, limit, cap, hint);
         }
         self.guess.add(tally);
         self.hint = self.alarm.likely().cloned();

@@ -160,11 +160,21 @@ fn a_shadow_slower_than_a_lucky_original_but_as_fast_as_before_is_not_rolled_bac
 #[test]
 fn with_all_traffic_nothing_is_rolled_back_but_an_alarm_is_raised() {
     let nothing = Counts::default();
-    let errors = after(SOAK, &healthy(), 8, &more(&nothing, &answered(45, 15, 5_000)));
+    let errors = after(
+        SOAK,
+        &healthy(),
+        8,
+        &more(&nothing, &answered(45, 15, 5_000)),
+    );
     assert!(!rolls_back(&errors), "{:?}", verdict(&errors));
     assert_eq!(errors.alarm().0, Trouble::Shadow);
     assert!(errors.alarm().1 > 0.2, "{:?}", errors.alarm());
-    let good = after(SOAK, &healthy(), 20, &more(&nothing, &answered(60, 0, 5_000)));
+    let good = after(
+        SOAK,
+        &healthy(),
+        20,
+        &more(&nothing, &answered(60, 0, 5_000)),
+    );
     assert!(
         matches!(verdict(&good), Verdict::Promote { .. }),
         "{:?}",
@@ -262,7 +272,10 @@ fn a_stage_that_never_has_enough_goes_as_it_is_told_and_copies_are_not_waited_fo
         };
         state.verdict(100, &settings)
     };
-    assert!(matches!(told(AtDeadline::RollBack), Verdict::Rollback { .. }));
+    assert!(matches!(
+        told(AtDeadline::RollBack),
+        Verdict::Rollback { .. }
+    ));
     assert!(matches!(told(AtDeadline::Promote), Verdict::Promote { .. }));
     let Verdict::Inconclusive { reason } = told(AtDeadline::Hold) else {
         panic!("{:?}", told(AtDeadline::Hold));

@@ -33,7 +33,7 @@ const LEAST: u32 = 10;
 /// Most weight under an alarm.
 const MOST_ALARMED: u32 = 2_000;
 /// Part of the budget that is spent under an alarm.
-const ALARMED: f64 = 0.35;
+const ALARMED: f64 = 0.6;
 /// What was seen counts for e times less after this many milliseconds.
 const FORGET_MS: f64 = 60_000.0;
 /// Logarithm of one over the error that the upper bound is allowed.
@@ -148,8 +148,8 @@ impl Throttle {
         let all = self.recently.shadow.0.max(1.0);
         let upper = |bad: f64| (bad + (2.0 * bad * DOUBT).sqrt() + DOUBT) / all;
         let (failed, stalled) = judge.guesses();
-        let beyond = (upper(self.recently.failed.0) - failed)
-            .max(upper(self.recently.stalled.0) - stalled);
+        let beyond =
+            (upper(self.recently.failed.0) - failed).max(upper(self.recently.stalled.0) - stalled);
         beyond.clamp((DOUBT / all).min(1.0), 1.0)
     }
 
@@ -172,6 +172,10 @@ impl Throttle {
         }
         if alarmed && most < self.weight {
             (self.weight, self.lowered, self.raised_ms) = (most, true, at_ms);
+            // What was seen before the trouble says nothing about what comes after it.
+            let nothing = Exact(0.0);
+            (self.recently.shadow, self.recently.failed) = (nothing, nothing);
+            self.recently.stalled = nothing;
         }
         let patience = at_ms.saturating_sub(self.raised_ms) >= RAISE_MS;
         if !bounds.may_raise || trouble == Trouble::Shared || !patience || most <= self.weight {

@@ -22,7 +22,12 @@ pub(super) async fn against_more(
     }
     let world = World::read(&*context.store, context.clock.now()).await?;
     let next = weight.saturating_mul(2).clamp(100, 10_000);
-    Ok(too_much(&world, migration, next, context.settings.utilisation_limit))
+    Ok(too_much(
+        &world,
+        migration,
+        next,
+        context.settings.utilisation_limit,
+    ))
 }
 
 /// What is wrong with giving the shadow `weight` basis points.

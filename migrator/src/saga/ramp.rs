@@ -247,9 +247,11 @@ impl<'a> Ramp<'a> {
             }
         };
         if follows || at_ms.saturating_sub(self.stored_ms) >= LEAST_MS {
-            put = put
-                .fenced(&self.context.lease)
-                .put(key(self.migration), Expect::Any, &self.record)?;
+            put = put.fenced(&self.context.lease).put(
+                key(self.migration),
+                Expect::Any,
+                &self.record,
+            )?;
             for line in &self.lines {
                 put = put.append(log_name(&self.migration.id), line)?;
             }
@@ -320,7 +322,7 @@ async fn begin(
     let pilot = pilot.map_err(EffectError::Refused)?;
     lines.push(RampLine::Began {
         plan,
-        past,
+        past: Box::new(past),
         rate,
         settings,
     });
@@ -412,7 +414,9 @@ pub async fn steer(
     let migration: Migration = record.parse()?.value;
     if migration.phase.is_final() {
         let phase = migration.phase.name();
-        return refused(format!("migration {id} is {phase}: there is no ramp to steer"));
+        return refused(format!(
+            "migration {id} is {phase}: there is no ramp to steer"
+        ));
     }
     let key = Key::new(Kind::Steering, id.as_str());
     let found = store.get(&key).await?;
