@@ -10,6 +10,7 @@ pub mod forecast;
 pub mod ids;
 pub mod inventory;
 pub mod migration;
+pub mod pairs;
 pub mod plan;
 pub mod quantile;
 pub mod ramp;
@@ -25,6 +26,7 @@ pub use inventory::{
     Isolation, Priority, Replica, Reservation, Service,
 };
 pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phase, step};
+pub use pairs::Pairs;
 pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
 pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};

@@ -57,6 +57,8 @@ pub enum Command {
     Replay(ReplayOptions),
     /// Show what a ramp policy would do, on simulated traffic, before it is used.
     SimulateRamp(SimulateRampOptions),
+    /// Show what belongs to no migration and no instance, and why; with `--yes` remove it.
+    Gc(GcOptions),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).
@@ -227,6 +229,23 @@ pub struct SteerOptions {
     /// Why; it stands in the migration's log.
     #[arg(long, default_value = "")]
     pub reason: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `gc`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GcOptions {
+    /// Only show what would be removed; this is the default.
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Remove it, unless the store looks as if it had lost something.
+    #[arg(long)]
+    pub yes: bool,
+    /// Remove also what the store does not know: you have compared the store with the world.
+    #[arg(long, requires = "yes")]
+    pub include_unknown: bool,
     /// Where to ask.
     #[command(flatten)]
     pub client: ClientOptions,

@@ -71,7 +71,10 @@ async fn ask(options: &ClientOptions) -> Result<Status, Failure> {
     serde_json::from_slice(&body).map_err(Failure::failed("read the status"))
 }
 
-/// Prints a value as it is asked for.
+/// Prints a value as JSON or as text.
+///
+/// # Errors
+/// [`Failure::Failed`] when it has no JSON form.
 pub(crate) fn print<T: serde::Serialize>(
     output: Output,
     value: &T,

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod error;
+pub mod gc;
 pub mod http;
 mod lines;
 pub mod load;
@@ -53,6 +54,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Promote(options) => block_on(ramp::tell(options, Word::Promote)),
         Command::Replay(options) => block_on(ramp::replay(options)),
         Command::SimulateRamp(options) => ramp::simulate(&options),
+        Command::Gc(options) => block_on(gc::run(options)),
         Command::Schema => {
             print!("{}", config::schema()?);
             Ok(ExitCode::SUCCESS)

@@ -8,6 +8,9 @@ use domain::{HarmBudget, Policy, RampPlan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pairs::PairSettings;
+use crate::room::Caps;
+
 /// Settings of the migrator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -35,16 +38,24 @@ pub struct Settings {
     pub retry_ms: u64,
     /// Migrations at a time, in all.
     pub max_migrations: usize,
+    /// Migrations at a time that leave or enter one host.
+    pub max_per_host: usize,
     /// In which steps traffic moves.
     pub ramp: RampPlan,
     /// Bounds of a migration's patience.
     pub limits: Limits,
     /// The judge's settings.
     pub judge: JudgeSettings,
+    /// Settings of the comparison of copied requests.
+    pub pairs: PairSettings,
     /// How long requests on a replica that lost its weight are waited for, in milliseconds.
     pub drain_deadline_ms: u64,
     /// How long leadership lasts without renewal, in milliseconds.
     pub lease_ms: u64,
+    /// Into how many parts the services are divided, each led by one migrator at a time. All
+    /// migrators of a store must have the same; it may change only while none runs and nothing is
+    /// under way.
+    pub shards: u32,
 }
 
 /// What becomes of a stage without a verdict.
@@ -198,11 +209,14 @@ impl Default for Settings {
             cool_down_ms: 3_600_000,
             retry_ms: 900_000,
             max_migrations: 2,
+            max_per_host: 2,
             ramp: default_ramp(),
             limits: Limits::default(),
             judge: JudgeSettings::default(),
+            pairs: PairSettings::default(),
             drain_deadline_ms: 30_000,
             lease_ms: 5_000,
+            shards: 1,
         }
     }
 }
@@ -214,6 +228,7 @@ impl Settings {
     /// The field, its value and what is allowed, in words.
     pub fn validate(&self) -> Result<(), String> {
         self.judge.validate()?;
+        self.pairs.validate()?;
         whole_numbers(&[
             ("tick_ms", self.tick_ms, 10..=3_600_000),
             ("window_ms", self.window_ms, 1..=604_800_000),
@@ -221,6 +236,8 @@ impl Settings {
             ("lease_ms", self.lease_ms, 500..=600_000),
             ("drain_deadline_ms", self.drain_deadline_ms, 0..=86_400_000),
             ("max_migrations", self.max_migrations as u64, 0..=10_000),
+            ("max_per_host", self.max_per_host as u64, 1..=10_000),
+            ("shards", u64::from(self.shards), 1..=256),
             ("limits.attempts", u64::from(self.limits.attempts), 1..=100),
             (
                 "limits.sync_rounds",
@@ -245,6 +262,19 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// How long leadership lasts without renewal.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.max(100))
+    }
+
+    /// How many migrations may be under way.
+    pub const fn caps(&self) -> Caps {
+        Caps {
+            in_all: self.max_migrations,
+            per_host: self.max_per_host,
+        }
     }
 
     /// One look's time.

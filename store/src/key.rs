@@ -24,9 +24,9 @@ pub enum Kind {
     Routing,
     /// `domain::Decision`: the latest one, id `latest`.
     Decision,
-    /// `domain::RoutingStatus`, by service id.
+    /// `domain::RoutingStatus`, by service id and control plane (`domain::routing::word_id`).
     RoutingStatus,
-    /// `domain::Traffic`, by service id.
+    /// `domain::Traffic`, by service id and control plane.
     Traffic,
     /// `domain::Readings`, by instance id.
     Readings,
@@ -40,6 +40,10 @@ pub enum Kind {
     Ramp,
     /// What people want of a migration's ramp, by migration id.
     Steering,
+    /// A migrator's sign of life, by holder id.
+    Member,
+    /// A control plane that has a name, by that.
+    Server,
 }
 
 /// Whether a record survives a crash.
@@ -53,7 +57,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -70,6 +74,8 @@ impl Kind {
         Self::Progress,
         Self::Ramp,
         Self::Steering,
+        Self::Member,
+        Self::Server,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -90,7 +96,9 @@ impl Kind {
             | Self::Traffic
             | Self::Readings
             | Self::Forecast
-            | Self::Progress => Durability::Ephemeral,
+            | Self::Progress
+            | Self::Member
+            | Self::Server => Durability::Ephemeral,
         }
     }
 
@@ -113,6 +121,8 @@ impl Kind {
             Self::Progress => "progress",
             Self::Ramp => "ramp",
             Self::Steering => "steering",
+            Self::Member => "member",
+            Self::Server => "server",
         }
     }
 }

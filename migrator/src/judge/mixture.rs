@@ -91,7 +91,8 @@ impl Recent {
     pub(super) fn leading(&self) -> (usize, f64) {
         let mut best = (0, 0.0);
         for (size, sum) in self.0.iter().enumerate() {
-            if sum.0 > best.1 {
+            // Of those that are at the most that is kept, the largest.
+            if sum.0 > 0.0 && sum.0 >= best.1 {
                 best = (size, sum.0);
             }
         }

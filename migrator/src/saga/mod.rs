@@ -19,7 +19,7 @@ mod effects;
 mod guard;
 pub mod ramp;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod traffic;
 
 use std::sync::Arc;
@@ -33,9 +33,11 @@ use store::{
 use tokio::sync::watch;
 
 use crash::Moment;
+pub(crate) use traffic::published;
 
 use crate::driver::Driver;
 use crate::settings::Settings;
+use crate::tenure::Tenure;
 
 /// What a saga works with.
 #[derive(Clone)]
@@ -48,6 +50,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// The leadership; renewed leases keep their epoch.
     pub lease: Lease,
+    /// How long the leadership is sure.
+    pub tenure: Tenure,
     /// Settings.
     pub settings: Settings,
 }
@@ -140,6 +144,8 @@ pub async fn run(
             done = None;
             continue;
         }
+        // In doubt nothing begins; whoever leads then goes on from the record.
+        context.tenure.sure().await;
         let step = domain::migration::table::row(&effect.kind).name;
         crash::point(step, Moment::BeforeEffect);
         what = carry_out(context, &migration, generation, &effect, &mut abort).await;

@@ -15,7 +15,8 @@ use std::time::Duration;
 use domain::migration::{JudgeScope, RouteTo, Verdict};
 use domain::routing::side_cluster;
 use domain::{
-    BasisPoints, Migration, NodeId, RoutingState, RoutingStatus, Side, Timestamp, WeightSplit,
+    BasisPoints, Migration, NodeId, Pairs, RoutingState, RoutingStatus, Side, Timestamp,
+    WeightSplit,
 };
 use serde::{Deserialize, Serialize};
 use store::{Expect, Key, Kind, LogName, Store, StoreError, Transaction};
@@ -23,6 +24,7 @@ use store::{Expect, Key, Kind, LogName, Store, StoreError, Transaction};
 use super::effects::{self, EffectError};
 use super::{Context, Progress, guard, traffic};
 use crate::judge::{Answer, Evidence, Increment, Ledger, Look, Past, Pilot, RampLine, Steering};
+use crate::pairs::{self, Finding, PairLedger};
 use crate::settings::JudgeSettings;
 
 /// How often the world is looked at.
@@ -107,7 +109,8 @@ pub(super) struct Ramp<'a> {
     /// The weight that is published, and its revision and time while it is not applied.
     weight: u32,
     asked: Option<(u64, u64)>,
-    answer: Option<Answer>,
+    /// While requests are copied: what both sides answered to them.
+    pairs: Option<PairLedger>,
 }
 
 impl<'a> Ramp<'a> {
@@ -133,8 +136,13 @@ impl<'a> Ramp<'a> {
             looked_ms: None,
             weight: 0,
             asked: None,
-            answer: None,
+            pairs: None,
         };
+        if scope == JudgeScope::Mirror {
+            let start = traffic::traffic(context, migration).await?;
+            let shadow = side_cluster(&migration.service, &migration.instance, Side::Shadow);
+            ramp.pairs = Some(PairLedger::begin(shadow, start.as_ref()));
+        }
         if ramp.record.settings != settings {
             ramp.record.settings = settings;
             ramp.lines.push(RampLine::Settings { settings });
@@ -185,11 +193,17 @@ impl<'a> Ramp<'a> {
         let oldest = nodes.iter().map(reported).min().unwrap_or(began);
         let now = context.clock.now();
         let at_ms = self.at_ms();
+        let finding = self.pairs.as_mut().map(|pairs| {
+            let none = Pairs::default();
+            let seen = traffic.as_ref().map_or(&none, |t| pairs.take(t));
+            pairs::judge(seen, at_ms, &context.settings.pairs)
+        });
         let mut ledger = self.record.ledger.clone();
         let more = traffic.map_or_else(Increment::default, |t| ledger.take(&t));
         let idle = more == Increment::default();
         let fresh = |last: u64| at_ms.saturating_sub(last) < LEAST_MS;
-        if idle && self.looked_ms.is_some_and(fresh) {
+        let proven = matches!(finding, Some(Finding::Proven(_)));
+        if idle && !proven && self.looked_ms.is_some_and(fresh) {
             return Ok(None);
         }
         self.looked_ms = Some(at_ms);
@@ -200,10 +214,15 @@ impl<'a> Ramp<'a> {
             age_ms: now.since(oldest),
             applied: self.applied(at_ms).await?,
             steering: steering(context, migration).await?,
-            guard: guard::against_more(context, migration, self.weight).await?,
+            guard: match &finding {
+                // While pairs are missing the ramp does not begin.
+                Some(Finding::Wait(reason)) => Some(reason.clone()),
+                Some(Finding::Proven(_) | Finding::Fine(_)) => None,
+                None => guard::against_more(context, migration, self.weight).await?,
+            },
         };
         self.record.ledger = ledger;
-        let answer = self.record.pilot.look(&look, &self.record.settings);
+        let mut answer = self.record.pilot.look(&look, &self.record.settings);
         let evidence = self
             .record
             .pilot
@@ -214,8 +233,8 @@ impl<'a> Ramp<'a> {
             answer: answer.clone(),
             ln_bits: self.record.pilot.ln_bits(),
         });
+        answer.verdict = with_pairs(answer.verdict, finding);
         self.store(at_ms, &answer, evidence).await?;
-        self.answer = Some(answer.clone());
         Ok(Some(answer))
     }
 
@@ -301,6 +320,17 @@ impl<'a> Ramp<'a> {
         self.weight = weight;
         self.asked = Some((routing.revision, self.at_ms()));
         Ok(())
+    }
+}
+
+/// The judge's verdict on the copies, and what comparing them found: a proof rolls back.
+fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
+    match (verdict, finding) {
+        (_, Some(Finding::Proven(reason))) => Verdict::Rollback { reason },
+        (Verdict::Promote { reason }, Some(Finding::Fine(pairs))) => Verdict::Promote {
+            reason: format!("{reason}; {pairs}"),
+        },
+        (verdict, None | Some(Finding::Wait(_) | Finding::Fine(_))) => verdict,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{Migration, NodeId, NodeTraffic, Routing, RoutingState, RoutingStatus, Traffic};
-use store::{Key, Kind};
+use store::words;
 
 use super::Context;
 use super::effects::EffectError;
@@ -16,10 +16,8 @@ pub(super) async fn applied(
     context: &Context,
     routing: &Routing,
 ) -> Result<RoutingStatus, EffectError> {
-    let key = Key::new(Kind::RoutingStatus, routing.service.as_str());
     loop {
-        if let Some(record) = context.store.get(&key).await? {
-            let status: RoutingStatus = record.parse()?.value;
+        if let Some(status) = words::routing_status(&*context.store, &routing.service).await? {
             if status.has_applied(routing.revision) {
                 return Ok(status);
             }
@@ -34,19 +32,21 @@ pub(super) async fn applied(
     }
 }
 
+/// The newest revision that data planes have been given, if any.
+pub(crate) async fn published(
+    context: &Context,
+    service: &domain::ServiceId,
+) -> Result<Option<u64>, store::StoreError> {
+    let status = words::routing_status(&*context.store, service).await?;
+    Ok(status.map(|status| status.revision))
+}
+
 /// What has been counted.
 pub(super) async fn traffic(
     context: &Context,
     migration: &Migration,
 ) -> Result<Option<Traffic>, EffectError> {
-    let key = Key::new(Kind::Traffic, migration.service.as_str());
-    Ok(context
-        .store
-        .get(&key)
-        .await?
-        .map(|record| record.parse())
-        .transpose()?
-        .map(|t| t.value))
+    Ok(words::traffic(&*context.store, &migration.service).await?)
 }
 
 /// Requests in progress on a cluster.
@@ -107,9 +107,5 @@ pub(super) async fn status(
     context: &Context,
     migration: &Migration,
 ) -> Result<Option<RoutingStatus>, EffectError> {
-    let key = Key::new(Kind::RoutingStatus, migration.service.as_str());
-    let Some(record) = context.store.get(&key).await? else {
-        return Ok(None);
-    };
-    Ok(Some(record.parse()?.value))
+    Ok(words::routing_status(&*context.store, &migration.service).await?)
 }
