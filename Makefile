@@ -49,8 +49,9 @@ sim: ## the migrator in SEEDS=1000 simulated worlds; ARGS='--seed 7' replays one
 sim-long: ## the same in 20 000 worlds
 	$(MAKE) --no-print-directory sim SEEDS=$(or $(SEEDS),20000)
 
-bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta on simulated traffic
-	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example judge
+bench-judge: ## the judge beside its peers' rules on simulated traffic; RAMPS=10000, HTML=page.html
+	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-migrator --example judge -- \
+		--ramps $(or $(RAMPS),200) --peers $(or $(PEERS),100) $(if $(HTML),--html $(HTML)) $(ARGS)
 
 bench-pairs: ## how many copied requests show that a shadow is not like its original
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example pairs

@@ -14,6 +14,7 @@ pub mod migration;
 pub mod pairs;
 pub mod plan;
 pub mod quantile;
+pub mod ramp;
 pub mod routing;
 pub mod traffic;
 pub mod units;
@@ -30,9 +31,10 @@ pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phas
 pub use pairs::Pairs;
 pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
+pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
 pub use routing::{
     KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
 };
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
-pub use weight::{RampError, RampPlan, Stage, WeightSplit};
+pub use weight::WeightSplit;

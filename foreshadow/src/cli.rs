@@ -45,6 +45,20 @@ pub enum Command {
     Retry(MigrationOptions),
     /// Answer a parked migration: undo everything.
     Rollback(MigrationOptions),
+    /// Keep a ramp's weight; harm is still rolled back.
+    Pause(SteerOptions),
+    /// Keep a ramp's weight whatever happens; harm is told, not rolled back.
+    Freeze(SteerOptions),
+    /// Let a paused or frozen ramp go on.
+    Resume(SteerOptions),
+    /// Advance a ramp to its next stage now, unless harm is shown.
+    Step(SteerOptions),
+    /// Advance every stage of a ramp at once, unless harm is shown. Needs a reason.
+    Promote(SteerOptions),
+    /// Do a ramp's decisions again from their record: exit code 1 if one comes out differently.
+    Replay(ReplayOptions),
+    /// Show what a ramp policy would do, on simulated traffic, before it is used.
+    SimulateRamp(SimulateRampOptions),
     /// Show what belongs to no migration and no instance, and why; with `--yes` remove it.
     Gc(GcOptions),
     /// Forecast the series of a file, with bands and what came.
@@ -217,6 +231,19 @@ pub struct MigrationOptions {
     pub client: ClientOptions,
 }
 
+/// Options of `pause`, `freeze`, `resume`, `step` and `promote`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SteerOptions {
+    /// The migration.
+    pub migration: MigrationId,
+    /// Why; it stands in the migration's log.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
 /// Options of `gc`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GcOptions {
@@ -232,4 +259,66 @@ pub struct GcOptions {
     /// Where to ask.
     #[command(flatten)]
     pub client: ClientOptions,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReplayOptions {
+    /// The migration; left out with `--file`.
+    #[arg(required_unless_present = "file")]
+    pub migration: Option<MigrationId>,
+    /// A record in a file, as `foreshadow replay MIGRATION --record` prints it.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// Print the record instead, one line of JSON per look.
+    #[arg(long)]
+    pub record: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// A kind of ramp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RampName {
+    /// Computed from a harm budget.
+    Budget,
+    /// Every stage a tenth more, a minute each.
+    Linear,
+    /// Every stage twice the one before from 1 % on, half a minute each.
+    Exponential,
+    /// 1, 5, 25, 50, 100 %, ten seconds each at least.
+    Steps,
+}
+
+/// Options of `simulate-ramp`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SimulateRampOptions {
+    /// The ramp.
+    #[arg(long, value_enum, default_value = "budget")]
+    pub policy: RampName,
+    /// A configuration file, for its ramp and its judge's settings.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Requests a second of the instance.
+    #[arg(long, default_value_t = 50.0)]
+    pub rps: f64,
+    /// Share of requests that fail in health.
+    #[arg(long, default_value_t = 0.001)]
+    pub baseline: f64,
+    /// How many times as often the bad shadow fails.
+    #[arg(long, default_value_t = 10.0)]
+    pub errors: f64,
+    /// How many times as long the bad shadow takes.
+    #[arg(long, default_value_t = 1.0)]
+    pub slower: f64,
+    /// Ramps to simulate, of a good and of a bad shadow.
+    #[arg(long, default_value_t = 200)]
+    pub ramps: u32,
+    /// Seed of the traffic.
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// How it is printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
 }

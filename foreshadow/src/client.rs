@@ -230,9 +230,10 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
     let log: Vec<migrator::saga::LogLine> =
         serde_json::from_slice(&get(options.client.server, &path).await?)
             .map_err(Failure::failed("read the log"))?;
+    let judged = crate::ramp::explained(options.client.server, &found.migration.id).await?;
     print(
         options.client.output,
-        &serde_json::json!({"migration": found, "plan": plan, "log": log}),
+        &serde_json::json!({"migration": found, "plan": plan, "log": log, "judge": judged}),
         || {
             let mut text = format!("{}\n", line(found));
             if let Some(plan) = plan {
@@ -248,6 +249,9 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
                     entry.event,
                     entry.next.join(", ")
                 );
+            }
+            if let Some(judged) = &judged {
+                text.push_str(&judged.words());
             }
             text
         },

@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use domain::{HostId, InstanceId, MigrationId};
 use migrator::gc::Mode;
+use migrator::saga::ramp::{self, SteerError, Word};
 use migrator::{Answer, Migrator, OrderError, Settings};
 use serde::{Deserialize, Serialize};
 use store::{Clock, Key, Kind, SharedStore};
@@ -67,6 +68,9 @@ pub async fn serve(
         .route("/api/migrations/{id}/retry", post(retry))
         .route("/api/migrations/{id}/rollback", post(roll_back))
         .merge(announce::routes())
+        .route("/api/migrations/{id}/steer", post(steer))
+        .route("/api/migrations/{id}/ramp", get(get_ramp))
+        .route("/api/migrations/{id}/ramp/record", get(get_record))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api);
     tokio::spawn(async move {
@@ -197,6 +201,77 @@ async fn answer(State(api): State<Api>, Path(id): Path<String>, answer: Answer) 
     match MigrationId::new(id) {
         Ok(id) => begun(api.migrator.answer(id, answer).await),
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}
+
+/// A word to a ramp.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Steer {
+    /// What is asked.
+    pub word: Word,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+async fn steer(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    told: Result<Json<Steer>, JsonRejection>,
+) -> Response {
+    let bad = |words: String| (StatusCode::BAD_REQUEST, words).into_response();
+    let told = match told {
+        Ok(Json(told)) => told,
+        Err(error) => return bad(error.body_text()),
+    };
+    let id = match MigrationId::new(id) {
+        Ok(id) => id,
+        Err(error) => return bad(error.to_string()),
+    };
+    let now = api.clock.now();
+    match ramp::steer(&*api.store, now, &id, told.word, &told.reason).await {
+        Ok(steering) => (StatusCode::ACCEPTED, Json(steering)).into_response(),
+        Err(error @ SteerError::Refused(_)) => {
+            (StatusCode::CONFLICT, error.to_string()).into_response()
+        }
+        Err(error @ SteerError::Store(_)) => unavailable(&error),
+    }
+}
+
+/// The state of a ramp: judge, weight, and what it rests on.
+async fn get_ramp(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    match api.store.get(&Key::new(Kind::Ramp, id.as_str())).await {
+        Ok(Some(record)) => match serde_json::from_slice::<serde_json::Value>(&record.value) {
+            Ok(value) => Json(value).into_response(),
+            Err(error) => unavailable(&error),
+        },
+        Ok(None) => (StatusCode::NOT_FOUND, format!("migration {id} has no ramp")).into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// The record of a ramp, a line of JSON per entry.
+async fn get_record(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    let id = match MigrationId::new(id) {
+        Ok(id) => id,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
+    match api.store.read_log(&ramp::log_name(&id), 0, 1_000_000).await {
+        Ok(entries) if entries.is_empty() => (
+            StatusCode::NOT_FOUND,
+            format!("migration {id} has no record of a ramp"),
+        )
+            .into_response(),
+        Ok(entries) => {
+            let mut lines = Vec::new();
+            for entry in entries {
+                lines.extend_from_slice(&entry.value);
+                lines.push(b'\n');
+            }
+            lines.into_response()
+        }
+        Err(error) => unavailable(&error),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod gc;
 pub mod http;
 mod lines;
 pub mod load;
+pub mod ramp;
 pub mod status;
 pub mod storage;
 pub mod workload;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use cli::{Cli, Command, ProxyOptions, ServeOptions};
 use error::Failure;
+use migrator::saga::ramp::Word;
 
 /// Runs a command to its end.
 ///
@@ -47,6 +49,13 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Abort(options) => block_on(client::tell(options, "abort")),
         Command::Retry(options) => block_on(client::tell(options, "retry")),
         Command::Rollback(options) => block_on(client::tell(options, "rollback")),
+        Command::Pause(options) => block_on(ramp::tell(options, Word::Pause)),
+        Command::Freeze(options) => block_on(ramp::tell(options, Word::Freeze)),
+        Command::Resume(options) => block_on(ramp::tell(options, Word::Resume)),
+        Command::Step(options) => block_on(ramp::tell(options, Word::Step)),
+        Command::Promote(options) => block_on(ramp::tell(options, Word::Promote)),
+        Command::Replay(options) => block_on(ramp::replay(options)),
+        Command::SimulateRamp(options) => ramp::simulate(&options),
         Command::Gc(options) => block_on(gc::run(options)),
         Command::Forecast(options) => forecasting::forecast(&options),
         Command::Backtest(options) => forecasting::backtest(&options),

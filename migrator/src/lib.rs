@@ -6,6 +6,7 @@
 //! - [`judge`]: whether a shadow is no worse than its original. Pure.
 //! - [`pairs`]: whether what both sides answered to copied requests proves that they differ. Pure.
 //! - [`saga`]: carries out the effects of `domain::migration::step`, intent logged first.
+//! - [`simulate`]: ramps over simulated traffic, by the same judge.
 //! - [`driver`]: what makes, copies, checks and destroys instances.
 //! - [`room`]: what fits on a host, and how many migrations at a time, as writes that contend.
 //! - [`service`]: the running migrator: leadership ([`shards`], [`tenure`]), readings, decisions,
@@ -26,9 +27,10 @@ mod sampler;
 pub mod service;
 pub mod settings;
 pub mod shards;
+pub mod simulate;
 pub mod tenure;
 pub mod world;
 
 pub use orders::{Answer, OrderError};
 pub use service::{Migrator, MigratorError};
-pub use settings::{JudgeSettings, Settings};
+pub use settings::{AtDeadline, JudgeSettings, Settings};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use domain::migration::Limits;
-use domain::{Policy, RampPlan};
+use domain::{HarmBudget, Policy, RampPlan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,19 @@ pub struct Settings {
     pub shards: u32,
 }
 
+/// What becomes of a stage without a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AtDeadline {
+    /// It keeps its weight and waits: for more requests, or for a person.
+    #[default]
+    Hold,
+    /// The shadow is taken for no worse, unless it is suspicious.
+    Promote,
+    /// The migration is undone.
+    RollBack,
+}
+
 /// Settings of the judge.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -74,8 +87,9 @@ pub struct JudgeSettings {
     pub slow_ratio: f64,
     /// … and this share on top.
     pub slow_margin: f64,
-    /// How many times as wide these margins are while the shadow has all traffic.
-    pub alone_factor: f64,
+    /// Share of requests slower than nearly all were before that is allowed on top of the
+    /// original's, times `slow_ratio`.
+    pub stall_margin: f64,
     /// A request is far too slow beyond this many times the latency that nine in ten requests were
     /// under before the contention.
     pub far_factor: f64,
@@ -95,8 +109,10 @@ pub struct JudgeSettings {
     pub min_requests: u64,
     /// Oldest telemetry to decide on, in milliseconds.
     pub max_age_ms: u64,
-    /// Without a verdict by then the stage is given up, in milliseconds.
+    /// How long a stage may take, in milliseconds.
     pub deadline_ms: u64,
+    /// What to do with a stage that is neither shown to be good nor to be bad by then.
+    pub at_deadline: AtDeadline,
     /// How long copied requests are waited for before the ramp begins without, in milliseconds.
     pub mirror_ms: u64,
 }
@@ -107,10 +123,10 @@ impl Default for JudgeSettings {
             alpha: 0.01,
             beta: 0.05,
             error_ratio: 1.2,
-            error_margin: 0.001,
+            error_margin: 0.000_5,
             slow_ratio: 1.15,
             slow_margin: 0.005,
-            alone_factor: 3.0,
+            stall_margin: 0.002,
             far_factor: 5.0,
             far_share: 0.25,
             prove_from: 5_000,
@@ -120,6 +136,7 @@ impl Default for JudgeSettings {
             min_requests: 20,
             max_age_ms: 2_000,
             deadline_ms: 1_800_000,
+            at_deadline: AtDeadline::Hold,
             mirror_ms: 4_000,
         }
     }
@@ -139,13 +156,13 @@ impl JudgeSettings {
             ("judge.prove_from", self.prove_from.into(), 1..=10_001),
         ])?;
         for (field, value, allowed) in [
-            ("judge.alpha", self.alpha, 1e-9..=0.5),
-            ("judge.beta", self.beta, 1e-9..=0.5),
+            ("judge.alpha", self.alpha, 1e-9..=0.499),
+            ("judge.beta", self.beta, 1e-9..=0.499),
             ("judge.error_ratio", self.error_ratio, 1.0..=100.0),
             ("judge.error_margin", self.error_margin, 1e-6..=1.0),
             ("judge.slow_ratio", self.slow_ratio, 1.0..=100.0),
             ("judge.slow_margin", self.slow_margin, 1e-6..=1.0),
-            ("judge.alone_factor", self.alone_factor, 1.0..=100.0),
+            ("judge.stall_margin", self.stall_margin, 1e-6..=1.0),
             ("judge.far_factor", self.far_factor, 1.0..=1_000.0),
             ("judge.far_share", self.far_share, 1e-6..=1.0),
             (
@@ -266,7 +283,8 @@ impl Settings {
     }
 }
 
-/// 1 % → 5 % → 25 % → 50 % → all, each held for at least ten seconds.
+/// Computed from a harm budget: up to 20 %, 50 % once it is shown to be no worse, five minutes at
+/// 95 %, all.
 fn default_ramp() -> RampPlan {
-    RampPlan::standard(10_000)
+    RampPlan::budgeted(HarmBudget::default(), 300_000)
 }

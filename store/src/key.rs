@@ -36,6 +36,10 @@ pub enum Kind {
     Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
+    /// Evidence and weight of a migration's ramp, by migration id.
+    Ramp,
+    /// What people want of a migration's ramp, by migration id.
+    Steering,
     /// A migrator's sign of life, by holder id.
     Member,
     /// A control plane that has a name, by that.
@@ -55,7 +59,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -70,6 +74,8 @@ impl Kind {
         Self::Readings,
         Self::Forecast,
         Self::Progress,
+        Self::Ramp,
+        Self::Steering,
         Self::Member,
         Self::Server,
         Self::Announcement,
@@ -87,7 +93,9 @@ impl Kind {
             | Self::Routing
             | Self::Decision
             | Self::Node
-            | Self::Announcement => Durability::Durable,
+            | Self::Announcement
+            | Self::Ramp
+            | Self::Steering => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
@@ -115,6 +123,8 @@ impl Kind {
             Self::Forecast => "forecast",
             Self::Node => "node",
             Self::Progress => "progress",
+            Self::Ramp => "ramp",
+            Self::Steering => "steering",
             Self::Member => "member",
             Self::Server => "server",
             Self::Announcement => "announcement",

@@ -18,8 +18,8 @@ pub(crate) use foreshadow::status::MigrationStatus as Newest;
 use foreshadow::status::MigrationStatus;
 use foreshadow::status::Status;
 use foreshadow_tests::binary;
-use migrator::JudgeSettings;
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
+use migrator::{AtDeadline, JudgeSettings};
 use tempfile::TempDir;
 
 /// Longest wait for anything.
@@ -416,6 +416,8 @@ fn config(folder: &Path) -> Config {
         deadline_ms: 30_000,
         // Several suites share two processors: these tests are about faults, not about slowness.
         slow_margin: 0.9,
+        stall_margin: 0.9,
+        at_deadline: AtDeadline::RollBack,
         far_share: 0.95,
         prove_slow_margin: 1.0,
         prove_error_margin: 0.5,

@@ -8,7 +8,7 @@ use domain::{
     BasisPoints, Capacity, Host, HostId, InstanceId, InstanceSpec, Policy, Priority, RampPlan,
     Service, ServiceId, Stage,
 };
-use migrator::{JudgeSettings, Settings};
+use migrator::{AtDeadline, JudgeSettings, Settings};
 
 use crate::cli::BadShadow;
 use crate::config::{Config, Placed};
@@ -294,6 +294,8 @@ fn settings(policy: Policy) -> Settings {
             error_margin: 0.005,
             slow_ratio: 2.0,
             slow_margin: 0.15,
+            stall_margin: 0.15,
+            at_deadline: AtDeadline::RollBack,
             prove_error_margin: 0.1,
             prove_slow_margin: 0.5,
             ..JudgeSettings::default()

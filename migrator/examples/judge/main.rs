@@ -1,18 +1,25 @@
 //! `make bench-judge`: our judge beside the rules of its peers on the same simulated traffic.
 //!
 //! Requests arrive as a Poisson process, fail independently, and take lognormal times (median 5 ms,
-//! sigma 0.8). Every run has its own seed, the same for every rule. The peers' rules are written
-//! down anew from their documentation and source (`peers`); none of their programs runs here.
+//! sigma 0.8); the cells say what else happens. Every run has its own seed, the same for every
+//! rule. The peers' rules are written down anew from their documentation and source (`peers`); none
+//! of their programs runs here. Reports have no delay: peers
+//! know every second of its last one, our judge every half second of that.
+//!
+//! `--ramps N` is the number of ramps of a cell; rules that do not bet are run for at most
+//! `--peers N` of them. `--only WORD` takes the cells with that word. `--html FILE` writes a page.
 
 mod cells;
+mod html;
 mod ours;
 mod peers;
 mod report;
-mod traffic;
+#[cfg(test)]
+mod tests;
 
-use cells::{Cell, cells};
+use cells::{Cell, Served, World, cells};
+use foreshadow_migrator::simulate::End;
 use report::Row;
-use traffic::{Dice, Latencies};
 
 /// A rule that shifts traffic and judges it.
 trait Rule {
@@ -20,89 +27,152 @@ trait Rule {
     fn shadow_share(&self) -> f64;
     /// Share of the traffic that the rule compares it with.
     fn original_share(&self) -> f64;
-    /// What a second has brought; an answer ends the ramp.
-    fn second(&mut self, original: &domain::Counts, shadow: &domain::Counts) -> Option<End>;
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    RolledBack,
-    Promoted,
+    /// How many looks it takes a second.
+    fn looks(&self) -> u32 {
+        1
+    }
+    /// What the time since the last look has brought; an answer ends the ramp.
+    fn look(&mut self, original: &Served, shadow: &Served) -> Option<End>;
 }
 
 /// How a run came out.
 #[derive(Debug, Clone, Copy)]
 struct Run {
-    rolled_back: bool,
-    /// Seconds from the onset to the roll-back.
+    end: Option<End>,
+    /// Seconds from the onset to the end.
     after_s: f64,
+    /// Seconds from the onset until the shadow had no more than 2 % of the traffic.
+    lowered_s: f64,
     /// Bad answers of the shadow beyond what the original would have given.
     excess: f64,
 }
 
-/// No ramp is followed for longer, in seconds.
+/// No ramp is followed for longer, in seconds: peers, and ours.
 const LONGEST: u32 = 10_800;
+const LONGEST_OURS: u32 = 2_400;
 
-fn run(cell: &Cell, rule: &mut dyn Rule, seed: u64) -> Run {
-    let mut dice = Dice::new(seed);
-    let (usual, slow) = (Latencies::new(1.0), Latencies::new(cell.slower));
+fn run(cell: &Cell, make: Make, seed: u64, longest: u32) -> Run {
+    let mut world = World::new(cell, seed);
+    let baseline = World::new(cell, seed ^ 0xba5e).baseline();
+    let mut rule = make(cell, baseline);
     let mut excess = 0.0;
-    for second in 0..LONGEST {
-        let (of_original, of_shadow) = cell.at(second);
-        let latencies = |side: cells::Side| if side.slow { &slow } else { &usual };
-        let rate = |share: f64| cell.rate * share;
-        let original = dice.serve(
-            rate(rule.original_share()),
-            of_original.errors,
-            latencies(of_original),
-        );
-        let shadow = dice.serve(
-            rate(rule.shadow_share()),
-            of_shadow.errors,
-            latencies(of_shadow),
-        );
-        excess += cell.excess(&shadow, of_original, &usual);
-        match rule.second(&original, &shadow) {
-            Some(End::Promoted) => break,
-            Some(End::RolledBack) => {
-                return Run {
-                    rolled_back: true,
-                    after_s: f64::from((second + 1).saturating_sub(cell.from_s)),
-                    excess,
-                };
-            }
-            None => {}
+    let mut lowered_s = f64::INFINITY;
+    let looks = rule.looks();
+    for look in 0..longest * looks {
+        let second = look / looks;
+        let after_s = f64::from(look + 1) / f64::from(looks) - f64::from(cell.from_s);
+        let shares = [rule.original_share(), rule.shadow_share()];
+        let [original, shadow] = world.part(second, shares, 1.0 / f64::from(looks));
+        excess += world.excess(&shadow.requests, second);
+        let end = rule.look(&original, &shadow);
+        if after_s > 0.0 && rule.shadow_share() <= 0.02 {
+            lowered_s = lowered_s.min(after_s);
+        }
+        if end.is_some() {
+            return Run {
+                end,
+                after_s: after_s.max(0.0),
+                lowered_s,
+                excess,
+            };
         }
     }
     Run {
-        rolled_back: false,
+        end: None,
         after_s: f64::INFINITY,
+        lowered_s,
         excess,
     }
 }
 
-fn main() {
+pub(crate) fn main() {
+    let options = match Options::read(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(reason) => {
+            eprintln!("{reason}");
+            std::process::exit(2);
+        }
+    };
     report::head();
     let mut rows: Vec<Row> = Vec::new();
     for cell in cells() {
-        for (name, rule) in rules() {
-            let runs: Vec<Run> = (0..cell.runs)
-                .map(|number| run(&cell, rule(&cell, number).as_mut(), number * 1_000_003 + 17))
+        if !cell.name.contains(&options.only) {
+            continue;
+        }
+        for (index, (name, make)) in rules().into_iter().enumerate() {
+            let ours = index == 0;
+            let (ramps, longest) = if ours {
+                (options.ramps, LONGEST_OURS)
+            } else {
+                (options.ramps.min(options.peers), LONGEST)
+            };
+            if ramps == 0 {
+                continue;
+            }
+            let began = std::time::Instant::now();
+            let runs: Vec<Run> = (0..ramps)
+                .map(|number| run(&cell, make, number * 1_000_003 + 17, longest))
                 .collect();
-            let row = Row::new(&cell, name, &runs);
+            let row = Row::new(&cell, name, &runs, began.elapsed().as_secs_f64());
             row.print();
             rows.push(row);
         }
     }
-    report::promises(&rows);
+    report::promises(&rows, report::tick_us());
+    if let Some(path) = options.html {
+        match std::fs::write(&path, html::page(&rows)) {
+            Ok(()) => println!("page {path}"),
+            Err(error) => eprintln!("{path}: {error}"),
+        }
+    }
 }
 
-type Make = fn(&Cell, u64) -> Box<dyn Rule>;
+struct Options {
+    ramps: u64,
+    peers: u64,
+    only: String,
+    html: Option<String>,
+}
+
+impl Options {
+    fn read(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            ramps: 200,
+            peers: 100,
+            only: String::new(),
+            html: None,
+        };
+        while let Some(word) = words.next() {
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{word} needs a value"))?;
+            let number = || {
+                value
+                    .parse::<u64>()
+                    .map_err(|_| format!("{word} is {value}; allowed is a whole number"))
+            };
+            match word.as_str() {
+                "--ramps" => options.ramps = number()?,
+                "--peers" => options.peers = number()?,
+                "--only" => options.only = value,
+                "--html" => options.html = Some(value),
+                other => {
+                    return Err(format!(
+                        "{other}: allowed are --ramps, --peers, --only, --html"
+                    ));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+type Make = fn(&Cell, domain::Counts) -> Box<dyn Rule>;
 
 fn rules() -> [(&'static str, Make); 6] {
     [
-        ("foreshadow", |cell, seed| {
-            Box::new(ours::Ours::new(cell, seed))
+        ("foreshadow", |cell, baseline| {
+            Box::new(ours::Ours::new(cell, baseline))
         }),
         ("flagger docs (10)", |_, _| {
             Box::new(peers::Flagger::new(10))

@@ -15,7 +15,10 @@
 
 use domain::{Counts, LATENCY_EDGES_US, LatencyHistogram};
 
-use super::{End, Rule};
+use foreshadow_migrator::simulate::End;
+
+use super::Rule;
+use super::cells::Served;
 
 pub(crate) struct Flagger {
     threshold: u32,
@@ -56,7 +59,8 @@ impl Rule for Flagger {
         0.0
     }
 
-    fn second(&mut self, _: &Counts, shadow: &Counts) -> Option<End> {
+    fn look(&mut self, _: &Served, shadow: &Served) -> Option<End> {
+        let shadow = &shadow.requests;
         self.seconds += 1;
         self.window.merge(shadow);
         if !self.seconds.is_multiple_of(60) {
@@ -103,7 +107,8 @@ impl Rule for Argo {
         0.0
     }
 
-    fn second(&mut self, _: &Counts, shadow: &Counts) -> Option<End> {
+    fn look(&mut self, _: &Served, shadow: &Served) -> Option<End> {
+        let shadow = &shadow.requests;
         self.seconds += 1;
         self.window.merge(shadow);
         if self.seconds.is_multiple_of(300) {
@@ -165,7 +170,8 @@ impl Rule for Kayenta {
         0.1
     }
 
-    fn second(&mut self, original: &Counts, shadow: &Counts) -> Option<End> {
+    fn look(&mut self, original: &Served, shadow: &Served) -> Option<End> {
+        let (original, shadow) = (&original.requests, &shadow.requests);
         self.seconds += 1;
         self.open.0.merge(original);
         self.open.1.merge(shadow);
@@ -194,7 +200,7 @@ fn mean(histogram: &LatencyHistogram) -> f64 {
 
 /// Whether the canary is "High": the lower bound of the 98 % interval of the Hodges-Lehmann shift
 /// is above a quarter of the shift.
-fn high(baseline: &[f64], canary: &[f64]) -> bool {
+pub(crate) fn high(baseline: &[f64], canary: &[f64]) -> bool {
     let mut shifts: Vec<f64> = canary
         .iter()
         .flat_map(|c| baseline.iter().map(move |b| c - b))

@@ -1,19 +1,45 @@
 //! Products of factors, mixed over how large the harm is and when it began.
 //!
-//! A mixture with weights of sum 1 of e-processes is one. For every size `i` of harm with weight
-//! `w` the state is `A`, the product since the first epoch, begun at `w/2`, and `L`, the sum of the
-//! products since every later start: `L <- e·(L + h)`, with `h = w/(2·horizon)` for the first
-//! `horizon` epochs. The masses add up to 1, and harm that sets in late is found as if one had
-//! begun to look then, at the price of `ln(2·horizon)`.
+//! A portfolio whose parts sum to 1 and which bets only on what it knew before an epoch is an
+//! e-process: each part is multiplied by an e-value or left alone, and moving between parts changes
+//! nothing. Its parts are
+//!
+//! - **whole**: for every size of harm the product since the first epoch;
+//! - **late**: for every size `L`, the sum of the products since later starts, `L <- e·(L + h)`; a
+//!   start every few epochs for the first few hundred. What is not yet started counts as it is;
+//! - **nimble**: one sum that is bet while the epochs before (or an alarm that was raised before)
+//!   make harm likely, spread over the sizes as they make them likely, and on nothing otherwise.
+//!   Harm that sets in at any time is found as if one had begun to look just then, at the price of
+//!   the epochs that raised the suspicion instead of the logarithm of all possible beginnings.
 
 use serde::{Deserialize, Serialize};
 
-use super::factor::{Margin, Tally, fixed, paired, reach};
+use super::factor::{Margin, Tally, fixed, harm, no_worse};
 
-/// How many times what is allowed the shadow's share may be.
-pub(super) const SIZES: [f64; 7] = [1.3, 1.8, 3.0, 6.0, 15.0, 50.0, 300.0];
-/// How far below what is allowed it may be: as `-y` of the paired factor, or as odds.
-const BELOW: [f64; 5] = [0.1, 0.3, 0.6, 0.9, 0.99];
+/// How many times the odds of what is allowed the shadow's may be, and the part each size gets.
+pub(super) const SIZES: [(f64, f64); 7] = [
+    (1.3, 0.12),
+    (1.8, 0.18),
+    (3.0, 0.22),
+    (6.0, 0.2),
+    (15.0, 0.14),
+    (50.0, 0.09),
+    (300.0, 0.05),
+];
+const WHOLE: f64 = 0.25;
+const LATE: f64 = 0.05;
+const NIMBLE: f64 = 0.7;
+/// Late starts: one every so many epochs, so many times.
+const EVERY: u32 = 8;
+const STARTS: u32 = 60;
+/// Evidence of the last epochs, in nats, from which on it is bet on.
+const URGE: f64 = 3.0;
+/// Part of the nimble sum that is never bet, so that no epoch takes all of it.
+const KEPT_BACK: f64 = 0.03;
+/// More of it is not kept, so that it is over soon after the harm is.
+const MOST_RECENT: f64 = 6.0;
+/// Where, between the original's share and what is allowed, the shadow's may be.
+const PARTS: [f64; 3] = [-0.5, 0.0, 0.35];
 
 /// A number whose serialised form is its bits, so that it comes back as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -41,84 +67,156 @@ pub(super) fn add_ln(a: f64, b: f64) -> f64 {
     high + (low - high).exp().ln_1p()
 }
 
+/// What the last epochs say about each size: sums that begin anew at 0. No test, only a hint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Recent([Exact; SIZES.len()]);
+
+impl Recent {
+    pub(super) fn new() -> Self {
+        Self([Exact(0.0); SIZES.len()])
+    }
+
+    pub(super) fn add(&mut self, size: usize, said: f64, most: f64) {
+        if let Some(sum) = self.0.get_mut(size) {
+            sum.0 = (sum.0 + said).clamp(0.0, most);
+        }
+    }
+
+    /// What they say for a size.
+    pub(super) fn of(&self, size: usize) -> f64 {
+        self.0.get(size).map_or(0.0, |sum| sum.0)
+    }
+
+    /// The size that they say most for, and how much.
+    pub(super) fn leading(&self) -> (usize, f64) {
+        let mut best = (0, 0.0);
+        for (size, sum) in self.0.iter().enumerate() {
+            // Of those that are at the most that is kept, the largest.
+            if sum.0 > 0.0 && sum.0 >= best.1 {
+                best = (size, sum.0);
+            }
+        }
+        best
+    }
+
+    /// The part of a bet that each size gets.
+    fn spread(&self) -> [f64; SIZES.len()] {
+        let mut parts = [0.0; SIZES.len()];
+        let mut sum = 0.0;
+        for ((part, recent), (_, before)) in parts.iter_mut().zip(&self.0).zip(SIZES) {
+            *part = before * recent.0.exp();
+            sum += *part;
+        }
+        parts.map(|part| part / sum)
+    }
+}
+
 /// Evidence of harm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Harm {
     /// `ln A` for every size.
-    whole: Vec<Exact>,
+    whole: [Exact; SIZES.len()],
     /// `ln L` for every size.
-    late: Vec<Exact>,
+    late: [Exact; SIZES.len()],
+    /// `ln` of the part that is put on one size or on nothing.
+    nimble: Exact,
+    recent: Recent,
     epochs: u32,
-    horizon: u32,
 }
 
 impl Harm {
-    pub(super) fn new(horizon: u32) -> Self {
-        let begin = -(2.0 * SIZES.len() as f64).ln();
+    pub(super) fn new() -> Self {
         Self {
-            whole: vec![Exact(begin); SIZES.len()],
-            late: vec![Exact(f64::NEG_INFINITY); SIZES.len()],
+            whole: SIZES.map(|(_, part)| Exact((WHOLE * part).ln())),
+            late: [Exact(f64::NEG_INFINITY); SIZES.len()],
+            nimble: Exact(NIMBLE.ln()),
+            recent: Recent::new(),
             epochs: 0,
-            horizon: horizon.max(1),
         }
     }
 
-    /// One epoch against the original. `cap` bounds what it may say for harm: e-values that are cut
-    /// down remain e-values, and no burst inside one epoch decides alone.
-    pub(super) fn against_original(&mut self, tally: &Tally, margin: Margin, cap: f64) {
-        self.push(cap, |times| {
-            paired(tally, margin, reach(tally, margin, times))
-        });
+    /// One epoch against the original, whose share is guessed. `cap` bounds what it may say for
+    /// harm: e-values that are cut down remain e-values, and no burst inside one epoch decides
+    /// alone. `alarm` is a size that something known before the epoch makes likely.
+    pub(super) fn against_original(
+        &mut self,
+        tally: &Tally,
+        margin: Margin,
+        guess: f64,
+        cap: f64,
+        alarm: Option<&Recent>,
+    ) {
+        if tally.original == 0 || tally.shadow == 0 {
+            return;
+        }
+        self.push(cap, alarm, |times| harm(tally, margin, guess, times));
     }
 
     /// One epoch against a frozen share.
-    pub(super) fn against_limit(&mut self, tally: &Tally, limit: f64, cap: f64) {
-        self.push(cap, |times| fixed(tally, limit, times));
+    pub(super) fn against_limit(
+        &mut self,
+        tally: &Tally,
+        limit: f64,
+        cap: f64,
+        alarm: Option<&Recent>,
+    ) {
+        if tally.shadow > 0 {
+            self.push(cap, alarm, |times| fixed(tally, limit, times));
+        }
     }
 
-    fn push(&mut self, cap: f64, factor: impl Fn(f64) -> f64) {
-        let start = if self.epochs < self.horizon {
-            -(2.0 * SIZES.len() as f64 * f64::from(self.horizon)).ln()
-        } else {
-            f64::NEG_INFINITY
-        };
-        for ((whole, late), times) in self.whole.iter_mut().zip(&mut self.late).zip(SIZES) {
+    fn push(&mut self, cap: f64, alarm: Option<&Recent>, factor: impl Fn(f64) -> f64) {
+        // Chosen before the epoch is looked at.
+        let likely = (self.recent.leading().1 >= URGE).then_some(&self.recent);
+        let bet = alarm.or(likely).map(Recent::spread);
+        let mut won = 0.0;
+        let starts = self.epochs.is_multiple_of(EVERY) && self.epochs / EVERY < STARTS;
+        for (size, (times, part)) in SIZES.into_iter().enumerate() {
             let said = factor(times).min(cap);
-            whole.0 += said;
-            late.0 = add_ln(late.0, start) + said;
+            self.whole[size].0 += said;
+            let start = if starts {
+                (LATE * part / f64::from(STARTS)).ln()
+            } else {
+                f64::NEG_INFINITY
+            };
+            self.late[size].0 = add_ln(self.late[size].0, start) + said;
+            if let Some(parts) = bet {
+                won += parts[size] * said.exp();
+            }
+            self.recent.add(size, said, MOST_RECENT);
+        }
+        if bet.is_some() {
+            self.nimble.0 += (KEPT_BACK + (1.0 - KEPT_BACK) * won).ln();
         }
         self.epochs = self.epochs.saturating_add(1);
     }
 
     /// `ln E`.
     pub(super) fn ln(&self) -> f64 {
+        let unstarted = STARTS.saturating_sub(self.epochs.div_ceil(EVERY));
+        let rest = (LATE * f64::from(unstarted) / f64::from(STARTS)).ln();
         let all = self.whole.iter().chain(&self.late);
-        all.fold(f64::NEG_INFINITY, |sum, term| add_ln(sum, term.0))
+        let sum = all.fold(self.nimble.0, |sum, term| add_ln(sum, term.0));
+        add_ln(sum, rest)
     }
 }
 
 /// Evidence that the shadow is no worse.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct NoWorse {
-    whole: Vec<Exact>,
+    whole: [Exact; PARTS.len()],
 }
 
 impl NoWorse {
     pub(super) fn new() -> Self {
         Self {
-            whole: vec![Exact(-(BELOW.len() as f64).ln()); BELOW.len()],
+            whole: [Exact(-(PARTS.len() as f64).ln()); PARTS.len()],
         }
     }
 
-    pub(super) fn against_original(&mut self, tally: &Tally, margin: Margin) {
-        for (whole, below) in self.whole.iter_mut().zip(BELOW) {
-            whole.0 += paired(tally, margin, -below);
-        }
-    }
-
-    pub(super) fn against_limit(&mut self, tally: &Tally, limit: f64) {
-        for (whole, below) in self.whole.iter_mut().zip(BELOW) {
-            whole.0 += fixed(tally, limit, 1.0 - below);
+    pub(super) fn against_original(&mut self, tally: &Tally, margin: Margin, guess: f64) {
+        for (whole, part) in self.whole.iter_mut().zip(PARTS) {
+            whole.0 += no_worse(tally, margin, guess, part);
         }
     }
 
@@ -133,39 +231,50 @@ impl NoWorse {
 mod tests {
     use super::*;
 
-    /// Expectation over every course of five epochs with one request on each side.
+    /// Expectation over every course of epochs with one request on each side.
     #[test]
-    fn the_mixture_over_sizes_and_starts_expects_at_most_one_after_every_epoch() {
+    fn the_portfolio_expects_at_most_one_after_every_epoch() {
         let margin = Margin {
             ratio: 1.2,
             share: 0.02,
         };
-        let (p0, p1): (f64, f64) = (0.3, 0.38);
-        let mut courses = vec![(1.0, Harm::new(3))];
-        for _ in 0..5 {
-            let mut next = Vec::new();
-            for (mass, harm) in &courses {
-                for (bad, chance) in [(0, 1.0 - p1), (1, p1)] {
-                    for (sick, odds) in [(0, 1.0 - p0), (1, p0)] {
-                        let tally = Tally {
-                            original: 1,
-                            original_bad: sick,
-                            shadow: 1,
-                            shadow_bad: bad,
-                        };
-                        let mut harm = harm.clone();
-                        harm.against_original(&tally, margin, 2.0);
-                        next.push((mass * chance * odds, harm));
+        for (p0, p1) in [(0.3_f64, 0.38_f64), (0.05, 0.08), (0.3, 0.1)] {
+            let mut courses = vec![(1.0, Harm::new())];
+            for epoch in 0..6 {
+                let mut next = Vec::new();
+                for (mass, harm) in &courses {
+                    for (bad, chance) in [(0, 1.0 - p1), (1, p1)] {
+                        for (sick, odds) in [(0, 1.0 - p0), (1, p0)] {
+                            let tally = Tally {
+                                original: 1,
+                                original_bad: sick,
+                                shadow: 1,
+                                shadow_bad: bad,
+                            };
+                            let mut harm = harm.clone();
+                            let mut recent = Recent::new();
+                            recent.add(3, 2.5, 7.0);
+                            let alarm = (epoch == 4).then_some(&recent);
+                            harm.against_original(&tally, margin, 0.2, 2.0, alarm);
+                            next.push((mass * chance * odds, harm));
+                        }
                     }
                 }
+                courses = next;
+                let expected: f64 = courses
+                    .iter()
+                    .map(|(mass, harm)| mass * harm.ln().exp())
+                    .sum();
+                assert!(expected <= 1.0 + 1e-9, "{expected}");
             }
-            courses = next;
-            let expected: f64 = courses
-                .iter()
-                .map(|(mass, harm)| mass * harm.ln().exp())
-                .sum();
-            assert!(expected <= 1.0 + 1e-9, "{expected}");
         }
+    }
+
+    #[test]
+    fn a_portfolio_begins_whole() {
+        assert!(Harm::new().ln().abs() < 1e-9);
+        assert!((SIZES.iter().map(|(_, part)| part).sum::<f64>() - 1.0).abs() < 1e-9);
+        assert!((WHOLE + LATE + NIMBLE - 1.0).abs() < 1e-9);
     }
 
     #[test]
@@ -183,7 +292,7 @@ mod tests {
             ratio: 1.2,
             share: 0.001,
         };
-        let mut harm = Harm::new(600);
+        let mut harm = Harm::new();
         let tally = |bad| Tally {
             original: 190,
             original_bad: 0,
@@ -191,13 +300,13 @@ mod tests {
             shadow_bad: bad,
         };
         for _ in 0..500 {
-            harm.against_original(&tally(0), margin, 3.0);
+            harm.against_original(&tally(0), margin, 0.001, 3.0, None);
         }
         let mut epochs = 0;
         while harm.ln() < 100_f64.ln() {
-            harm.against_original(&tally(5), margin, 3.0);
+            harm.against_original(&tally(5), margin, 0.001, 3.0, None);
             epochs += 1;
         }
-        assert!(epochs <= 6, "{epochs}");
+        assert!(epochs <= 4, "{epochs}");
     }
 }

@@ -7,75 +7,61 @@
 //! # What counts as harm
 //! - **Failures**: worse than the live original by ratio and margin, *and* worse than before the
 //!   contention by the margin. A dependency that fails for both is no reason to go back.
-//! - **Slowness**, at the edges next to the quantiles 0.5, 0.9 and 0.99 from before the contention:
-//!   again worse than the live original *and* than before. A machine that slows both down at once
-//!   is no reason to go back either, and a shadow may be slower than a lucky original while it is
-//!   as fast as that was before.
+//! - **Slowness**, at the edges next to the quantiles 0.5, 0.9 and 0.99 from before the contention,
+//!   and **stalls**, beyond the quantile 0.999: again worse than the live original *and* than
+//!   before. A machine that slows both down at once is no reason to go back either, and a shadow
+//!   may be slower than a lucky original while it is as fast as that was before.
 //! - **Far slowness**: too many requests beyond `far_factor` times the frozen quantile 0.9 (and
 //!   20 ms), whatever the original does. The original is moved because it is, or will be, sick; it
 //!   does not excuse a shadow that nobody would want.
-//! - With **all traffic** on the shadow there is no original to compare with. The frozen shares
-//!   alone count, the worse of those before the contention and of the original's during the ramp,
-//!   with margins that are `alone_factor` times as wide. Trouble that only begins then, and that
-//!   the original would have had too, cannot be told from the shadow's own.
 //! - Without a baseline (fewer than 20 requests) the original alone counts.
+//!
+//! # With all traffic
+//! There is no original to compare with then, and nobody can tell trouble of the shadow's own from
+//! trouble that the original would have had too. So nothing is decided: an alarm ([`Trouble`])
+//! gives the original its share back within a look (`throttle`), and who is ill shows beside it.
 //!
 //! # Guarantee
 //! The nulls are: the shadow is within its margins of the original throughout, or of the frozen
-//! share throughout, for each stream; and not far slower. `alpha` is shared evenly by the stages of
-//! a ramp and the copies before it. Outcomes are taken to be independent within an epoch; a burst
-//! in one epoch is capped, so that it takes three bad epochs to decide. The early stop for a shadow
-//! whose first five requests all fail is outside of this count. A restart of the control plane
-//! begins the evidence of the running stage anew: that is valid for that look, and one more look
-//! for the ramp.
+//! share throughout, for each stream; and not far slower. One portfolio of bets runs over the whole
+//! ramp, whatever its weights, stages and looks, and is stored with it: `alpha` bounds the
+//! probability that a ramp is rolled back in a null. Outcomes are taken to be independent within an
+//! epoch; a burst in one epoch is capped, so that it takes three bad epochs to decide. The early
+//! stop for a shadow whose first five requests at a stage all fail, while the original's do not, is
+//! outside of this count.
+//!
+//! What is counted need not be requests: where sessions keep to their side the requests of one are
+//! not independent, and the unit must be the session. The judge takes whatever counts it is given.
 //!
 //! # Promotion
-//! The absence of harm is no proof. Below `prove_from` a stage asks for `min_requests`; from there
-//! on for an e-value of 1/`beta` against "worse by more than the proof's margin", for failures and
-//! for slowness at the quantile 0.9. Without any latency only failures are judged.
+//! The absence of harm is no proof. Where a stage asks for it, it takes an e-value of 1/`beta`
+//! against "worse by more than the proof's margin", for failures and for slowness at the quantile
+//! 0.9, from this stage's requests alone: what was shown at another weight was shown of another
+//! load. Without any latency only failures are judged.
 
+mod alarm;
+mod explain;
 mod factor;
 mod ledger;
 mod mixture;
+mod pilot;
+mod record;
 mod state;
 mod stream;
+mod throttle;
 mod verdict;
 mod yardstick;
 
+#[cfg(test)]
+mod flight;
 #[cfg(test)]
 mod ramps;
 #[cfg(test)]
 mod tests;
 
-use domain::migration::JudgeScope;
-use domain::{Counts, LatencyHistogram};
-use serde::{Deserialize, Serialize};
-
+pub use alarm::Trouble;
+pub use explain::{Evidence, Flips, ProofEvidence, StreamEvidence};
 pub use ledger::{Increment, Ledger};
+pub use pilot::{Answer, Look, Pilot, Steering};
+pub use record::{RampLine, Replay, replay};
 pub use state::{JudgeState, Past, Task};
-
-/// What the judge has seen of a stage, for people.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// What is judged.
-    pub scope: JudgeScope,
-    /// Least time of this stage, in milliseconds.
-    pub hold_ms: u64,
-    /// Time since the stage began.
-    pub elapsed_ms: u64,
-    /// Age of the telemetry.
-    pub age_ms: u64,
-    /// The original since the stage began.
-    pub original: Counts,
-    /// The shadow since the stage began.
-    pub shadow: Counts,
-    /// The original before the migration began.
-    pub baseline: LatencyHistogram,
-    /// Always-valid p-value of "no worse".
-    #[serde(default = "nothing_said")]
-    pub p_value: f64,
-}
-
-const fn nothing_said() -> f64 {
-    1.0
-}

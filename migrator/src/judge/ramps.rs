@@ -1,129 +1,65 @@
 //! Whole ramps over simulated traffic: one rule per property.
 
-use domain::Counts;
-use domain::migration::{JudgeScope, Verdict};
+use domain::{Counts, HarmBudget, RampPlan};
 
-use super::{Increment, JudgeState, Past, Task};
 use crate::settings::JudgeSettings;
-
-const TICK: u64 = 1_000;
-const SHARES: [u32; 5] = [500, 2_500, 5_000, 8_000, 10_000];
-
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// A latency of median 5 ms, spread by a logistic of the same width as a lognormal of 0.8.
-    fn latency_us(&mut self, factor: f64) -> u64 {
-        let u = self.next().clamp(1e-9, 1.0 - 1e-9);
-        (5_000.0 * factor * ((u / (1.0 - u)).ln() * 0.44).exp()).whole()
-    }
-
-    fn serve(&mut self, side: Side, requests: u64) -> Counts {
-        let mut counts = Counts::default();
-        for _ in 0..requests {
-            if self.next() < side.errors {
-                counts.error += 1;
-            } else {
-                counts.success += 1;
-            }
-            counts.latency.record(self.latency_us(side.slower));
-        }
-        counts
-    }
-}
-
-trait Whole {
-    fn whole(self) -> u64;
-}
-
-impl Whole for f64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "simulated latencies are positive and small"
-    )]
-    fn whole(self) -> u64 {
-        self as u64
-    }
-}
+use crate::simulate::{Dice, End, Latencies, Ramp, Side};
 
 #[derive(Debug, Clone, Copy)]
-struct Side {
+struct Health {
     errors: f64,
     slower: f64,
 }
 
-const fn side(errors: f64, slower: f64) -> Side {
-    Side { errors, slower }
+const fn side(errors: f64, slower: f64) -> Health {
+    Health { errors, slower }
 }
 
-fn settings() -> JudgeSettings {
-    JudgeSettings {
-        epoch_ms: TICK,
-        deadline_ms: 300_000,
-        ..JudgeSettings::default()
-    }
-}
-
-/// Whether a ramp is rolled back by evidence, and after how many ticks it ended.
-fn ramp(seed: u64, rate: u64, original: Side, shadow: Side) -> (bool, u64) {
-    let settings = settings();
-    let mut dice = Dice(seed);
-    let mut past = Past {
-        baseline: dice.serve(original, 4_000),
-        original: Counts::default(),
-    };
-    let mut ticks = 0;
-    for (index, share) in SHARES.into_iter().enumerate() {
-        let scope = if share == 10_000 {
-            JudgeScope::Soak
-        } else {
-            JudgeScope::Stage { stage: index }
-        };
-        let task = Task {
-            scope,
-            shadow_share: share,
-            hold_ms: 5_000,
-            of: SHARES.len() + 1,
-        };
-        let mut state = JudgeState::begin(task, past.clone(), &settings).unwrap();
-        for tick in 1..=300 {
-            ticks += 1;
-            let to_shadow = (0..rate)
-                .filter(|_| dice.next() * 10_000.0 < f64::from(share))
-                .count() as u64;
-            let more = Increment {
-                original: dice.serve(original, rate - to_shadow),
-                shadow: dice.serve(shadow, to_shadow),
-                trouble: None,
-            };
-            past.original.merge(&more.original);
-            state.feed(tick * TICK, &more, &settings);
-            match state.verdict(0, &settings) {
-                Verdict::Rollback { reason } if reason.starts_with("inconclusive") => break,
-                Verdict::Rollback { .. } => return (true, ticks),
-                Verdict::Promote { .. } => break,
-                Verdict::Hold { .. } | Verdict::Inconclusive { .. } => {}
-            }
+/// How a ramp ended, and after how many seconds. From `from_s` on, both sides are as `then`.
+fn ramp(
+    seed: u64,
+    rate: u64,
+    (original, shadow): (Health, Health),
+    (from_s, then): (u64, (Health, Health)),
+) -> (Option<End>, u64) {
+    let mut dice = Dice::new(seed);
+    let kinds = [original, shadow, then.0, then.1];
+    let latencies = kinds.map(|health| Latencies::new(health.slower, 0.0));
+    let sides: Vec<Side<'_>> = kinds
+        .iter()
+        .zip(&latencies)
+        .map(|(health, latencies)| Side {
+            errors: health.errors,
+            latencies,
+        })
+        .collect();
+    let mut baseline = Counts::default();
+    (0..100).for_each(|_| baseline.merge(&dice.serve(100.0, &sides[0])));
+    let plan = RampPlan::budgeted(HarmBudget::default(), 30_000);
+    let rate = rate as f64;
+    let mut ramp = Ramp::begin(plan, baseline, rate, JudgeSettings::default()).unwrap();
+    for second in 1..=900 {
+        let of = if second > from_s { 2 } else { 0 };
+        let share = ramp.share();
+        let on_original = dice.serve(rate * (1.0 - share), &sides[of]);
+        let on_shadow = dice.serve(rate * share, &sides[of + 1]);
+        if let Some(end) = ramp.look(1_000, on_original, on_shadow) {
+            return (Some(end), second);
         }
     }
-    (false, ticks)
+    (None, 900)
+}
+
+fn steady(seed: u64, rate: u64, original: Health, shadow: Health) -> (Option<End>, u64) {
+    let both = (original, shadow);
+    ramp(seed, rate, both, (u64::MAX, both))
 }
 
 /// How many of `runs` ramps were rolled back by evidence.
-fn rolled_back(runs: u64, rate: u64, original: Side, shadow: Side) -> u64 {
+fn rolled_back(runs: u64, rate: u64, original: Health, shadow: Health) -> u64 {
     let seed = |run| run * 7_919 + rate;
     (0..runs)
-        .filter(|&run| ramp(seed(run), rate, original, shadow).0)
+        .filter(|&run| steady(seed(run), rate, original, shadow).0 == Some(End::RolledBack))
         .count() as u64
 }
 
@@ -140,46 +76,40 @@ fn a_shadow_that_is_the_same_is_rolled_back_no_more_often_than_alpha() {
     let (mut runs, mut bad) = (0_u64, 0_u64);
     for (rate, errors) in cells {
         let same = side(errors, 1.0);
-        let count = rolled_back(340, rate, same, same);
-        assert!(count <= 3, "{count} of 340 at {rate}/s and {errors}");
-        (runs, bad) = (runs + 340, bad + count);
+        let count = rolled_back(100, rate, same, same);
+        assert!(count <= 2, "{count} of 100 at {rate}/s and {errors}");
+        (runs, bad) = (runs + 100, bad + count);
     }
     assert!(
-        runs > 2_000 && bad as f64 <= 0.01 * runs as f64,
+        runs >= 600 && bad as f64 <= 0.01 * runs as f64,
         "{bad} of {runs}"
     );
 }
 
 #[test]
-fn trouble_that_both_sides_share_is_no_reason_to_go_back() {
+fn trouble_that_both_sides_share_delays_a_ramp_and_ends_none() {
     let healthy = side(0.002, 1.0);
     for ill in [side(0.3, 1.0), side(0.002, 3.0)] {
-        for seed in 0..40 {
-            let mut dice = Dice(seed);
-            let past = Past {
-                baseline: dice.serve(healthy, 4_000),
-                original: Counts::default(),
-            };
-            let settings = settings();
-            let task = Task {
-                scope: JudgeScope::Stage { stage: 1 },
-                shadow_share: 5_000,
-                hold_ms: 5_000,
-                of: 6,
-            };
-            let mut state = JudgeState::begin(task, past, &settings).unwrap();
-            for tick in 1..60 {
-                let more = Increment {
-                    original: dice.serve(ill, 30),
-                    shadow: dice.serve(ill, 30),
-                    trouble: None,
-                };
-                state.feed(tick * TICK, &more, &settings);
-                let verdict = state.verdict(0, &settings);
-                assert!(!matches!(verdict, Verdict::Rollback { .. }), "{verdict:?}");
-            }
+        for (seed, from_s) in [(1, 20), (2, 60), (3, 90), (4, 110), (5, 120)] {
+            let both = (healthy, healthy);
+            let (end, after) = ramp(seed, 60, both, (from_s, (ill, ill)));
+            let during = end == Some(End::Promoted) && after <= from_s + 60;
+            assert!(
+                end.is_none() || during,
+                "{end:?} after {after}, {ill:?} from {from_s}"
+            );
         }
     }
+}
+
+#[test]
+fn a_clean_move_is_promoted() {
+    let same = side(0.001, 1.0);
+    let promoted = (0..20)
+        .map(|seed| steady(seed, 50, same, same))
+        .filter(|(end, after)| *end == Some(End::Promoted) && *after <= 400)
+        .count();
+    assert!(promoted >= 18, "{promoted} of 20");
 }
 
 #[test]
@@ -195,12 +125,22 @@ fn a_third_slower_is_caught() {
 }
 
 #[test]
-fn half_of_the_answers_failing_is_found_within_a_few_ticks() {
+fn half_of_the_answers_failing_is_found_within_a_few_looks() {
     for seed in 0..50 {
-        let (rolled_back, ticks) = ramp(seed, 60, side(0.0, 1.0), side(0.5, 1.0));
+        let (end, after) = steady(seed, 60, side(0.0, 1.0), side(0.5, 1.0));
         assert!(
-            rolled_back && ticks <= 9,
-            "{rolled_back} after {ticks} at seed {seed}"
+            end == Some(End::RolledBack) && after <= 30,
+            "{end:?} after {after} at seed {seed}"
         );
+    }
+}
+
+#[test]
+fn harm_that_sets_in_late_is_found_whatever_the_weight_is() {
+    let (good, bad) = (side(0.002, 1.0), side(0.05, 1.0));
+    for from_s in [20, 60, 90, 110] {
+        let (end, after) = ramp(from_s, 60, (good, good), (from_s, (good, bad)));
+        let found = end == Some(End::RolledBack) && after <= from_s + 60;
+        assert!(found, "{end:?} after {after}, from {from_s}");
     }
 }

@@ -1,24 +1,24 @@
-//! The evidence of one stage.
+//! The evidence of one ramp.
 
 use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::Evidence;
+use super::alarm::Trouble;
+use super::factor::Margin;
 use super::ledger::Increment;
-use super::mixture::{Exact, add_ln};
+use super::mixture::{Exact, Harm, add_ln};
 use super::stream::{Bad, Proof, Stream};
 use super::verdict;
-use super::yardstick::{Width, Yardstick};
+use super::yardstick::{Edge, Yardstick};
+use super::{Evidence, Flips};
 use crate::settings::JudgeSettings;
 
 /// Parts of the whole that the streams get: failures, slow requests, requests that are far slower
 /// than before. A weighted average of e-processes is one.
-const FAILED: f64 = 0.35;
-const SLOW: f64 = 0.45;
-const FAR: f64 = 0.2;
-/// Later starts of harm are not looked for one by one: each costs the others evidence.
-const MOST_STARTS: u32 = 240;
+const FAILED: f64 = 0.68;
+const SLOW: f64 = 0.29;
+const FAR: f64 = 0.03;
 /// An epoch in which the original is silent is waited with for this many times its length.
 const PATIENCE: u64 = 5;
 
@@ -27,42 +27,43 @@ const PATIENCE: u64 = 5;
 pub struct Task {
     /// What is looked at.
     pub scope: JudgeScope,
-    /// The shadow's weight, in basis points.
+    /// The weight of the shadow that the stage leads to, in basis points.
     pub shadow_share: u32,
     /// Least time of the stage, in milliseconds.
     pub hold_ms: u64,
-    /// How many times the whole ramp is judged: `alpha` is shared among them.
-    pub of: usize,
+    /// Whether the stage asks for proof that the shadow is no worse, not only for the absence of
+    /// harm.
+    pub prove: bool,
 }
 
-/// What was counted before the stage; frozen with its beginning.
+/// What was counted before the ramp; frozen with its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Past {
     /// The original before the contention.
     pub baseline: Counts,
-    /// The original in this migration's earlier stages.
-    pub original: Counts,
 }
 
-/// The evidence of one stage. It can be put into words (serde) and taken up again bit for bit.
+/// The evidence of one ramp. It can be put into words (serde) and taken up again bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgeState {
     pub(super) task: Task,
-    pub(super) width: Width,
-    /// This stage's part of alpha.
-    pub(super) alpha: Exact,
-    past: Past,
+    pub(super) past: Past,
     yardstick: Yardstick,
     failed: Stream,
     slow: Vec<Stream>,
     far: Option<Stream>,
     pub(super) proofs: Vec<Proof>,
-    began_ms: u64,
-    elapsed_ms: u64,
-    /// The epoch that is not over.
+    /// When the open epoch, and the stage, began; time counts from the ramp's beginning.
+    epoch_began_ms: u64,
+    stage_began_ms: u64,
+    now_ms: u64,
+    /// The epoch that is not over, and whether something was wrong when it began.
     open: Sides,
+    doubtful: bool,
     /// Since the stage began.
     pub(super) seen: Sides,
+    /// Since the ramp began.
+    pub(super) total: Sides,
     /// `ln E` now, and the highest that it was.
     pub(super) ln: Exact,
     pub(super) highest: Exact,
@@ -90,63 +91,70 @@ fn ended(counts: &Counts) -> u64 {
 }
 
 impl JudgeState {
-    /// Begins a stage.
+    /// Begins a ramp with its first task.
     ///
     /// # Errors
     /// The setting that is out of its range, in words.
     pub fn begin(task: Task, past: Past, settings: &JudgeSettings) -> Result<Self, String> {
         settings.validate()?;
-        let width = match task.scope {
-            JudgeScope::Soak => Width::Alone,
-            JudgeScope::Mirror | JudgeScope::Stage { .. } => Width::Usual,
-        };
-        let mut yardstick = Yardstick::new(&past.baseline, settings);
-        if width == Width::Alone {
-            yardstick.allow(&past.original);
-        }
-        let horizon = horizon(&task, settings);
-        let frozen = yardstick.errors.is_some() || width == Width::Alone;
+        let yardstick = Yardstick::new(&past.baseline, settings);
+        let errors = &yardstick.errors;
+        let limit = errors.upper.and_then(|_| limit(errors, settings));
+        let live = Some(Harm::new());
         let far = yardstick.far.map(|edge| {
-            let bad = Bad::SlowerThan(edge.us);
-            Stream::new(bad, Width::Alone, true, horizon)
+            let limit = far_limit(&edge, settings);
+            Stream::new(edge.bad, None, limit, edge.before.0)
         });
         let mut state = Self {
             task,
-            width,
-            alpha: Exact(settings.alpha / task.of.max(1) as f64),
             past,
-            failed: Stream::new(Bad::Failed, width, frozen, horizon),
+            failed: Stream::new(Bad::Failed, live, limit, errors.before.0),
             slow: Vec::new(),
             far,
             proofs: Vec::new(),
             yardstick,
-            began_ms: 0,
-            elapsed_ms: 0,
+            epoch_began_ms: 0,
+            stage_began_ms: 0,
+            now_ms: 0,
             open: Sides::default(),
+            doubtful: false,
             seen: Sides::default(),
-            ln: Exact(f64::NEG_INFINITY),
-            highest: Exact(f64::NEG_INFINITY),
+            total: Sides::default(),
+            ln: Exact(0.0),
+            highest: Exact(0.0),
             words: None,
             trouble: None,
         };
-        if state.must_prove(settings) {
-            state.proofs.push(Proof::new(Bad::Failed));
-        }
         state.use_edges(settings);
+        state.ask_for_proof(settings);
         Ok(state)
     }
 
-    /// Takes in what was counted since the last call. Only what an epoch holds in all counts, not
-    /// in how many pieces it came.
-    pub fn feed(&mut self, elapsed_ms: u64, more: &Increment, settings: &JudgeSettings) {
-        self.elapsed_ms = self.elapsed_ms.max(elapsed_ms);
+    /// Goes on to another task. The evidence stays: one product runs over the whole ramp. What a
+    /// proof rests on does not: at another weight the shadow does another work.
+    pub fn enter(&mut self, task: Task, at_ms: u64, settings: &JudgeSettings) {
+        if task == self.task {
+            return;
+        }
+        self.task = task;
+        self.now_ms = self.now_ms.max(at_ms);
+        self.stage_began_ms = self.now_ms;
+        self.seen = Sides::default();
+        self.ask_for_proof(settings);
+    }
+
+    /// Takes in what was counted since the last call; `at_ms` counts from the ramp's beginning.
+    /// Only what an epoch holds in all counts as evidence, not in how many pieces it came.
+    pub fn feed(&mut self, at_ms: u64, more: &Increment, settings: &JudgeSettings) {
+        self.now_ms = self.now_ms.max(at_ms);
         self.trouble.clone_from(&more.trouble);
         self.open.add(more);
         self.seen.add(more);
-        let length = self.elapsed_ms.saturating_sub(self.began_ms);
-        let both = ended(&self.open.original) > 0
-            || self.width == Width::Alone
-            || length >= PATIENCE.saturating_mul(settings.epoch_ms);
+        self.total.add(more);
+        self.look_for_trouble(more, settings);
+        let length = self.now_ms.saturating_sub(self.epoch_began_ms);
+        let both =
+            ended(&self.open.original) > 0 || length >= PATIENCE.saturating_mul(settings.epoch_ms);
         if length >= settings.epoch_ms && ended(&self.open.shadow) > 0 && both {
             self.close_epoch(settings);
         }
@@ -154,7 +162,21 @@ impl JudgeState {
 
     /// The verdict, given how old the telemetry is.
     pub fn verdict(&self, age_ms: u64, settings: &JudgeSettings) -> Verdict {
-        verdict::of(self, self.elapsed_ms, age_ms, settings)
+        verdict::of(self, self.elapsed_ms(), age_ms, settings)
+    }
+
+    pub(super) const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// What would change the verdict.
+    pub fn flips(&self, settings: &JudgeSettings) -> Flips {
+        super::explain::flips(self, settings)
+    }
+
+    /// Time since the stage began.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.now_ms.saturating_sub(self.stage_began_ms)
     }
 
     /// Always valid: under "no worse" it ever falls to `x` with a probability of at most `x`.
@@ -162,136 +184,153 @@ impl JudgeState {
         (-self.highest.0).exp().min(1.0)
     }
 
-    /// What is shown to people.
-    pub fn evidence(&self, age_ms: u64) -> Evidence {
-        Evidence {
-            scope: self.task.scope,
-            hold_ms: self.task.hold_ms,
-            elapsed_ms: self.elapsed_ms,
-            age_ms,
-            original: self.seen.original.clone(),
-            shadow: self.seen.shadow.clone(),
-            baseline: self.past.baseline.latency.clone(),
-            p_value: self.p_value(),
-        }
+    /// Whether something is wrong just now, and the share of failed or stalled requests since it
+    /// began.
+    pub fn alarm(&self) -> (Trouble, f64) {
+        let streams = std::iter::once(&self.failed).chain(&self.slow);
+        let alarms = streams.map(|stream| {
+            // Slow answers are answers: they cost no budget.
+            let share = match stream.bad {
+                Bad::Failed | Bad::Stalled(_) => stream.alarm.share(),
+                Bad::SlowerThan(_) => 0.0,
+            };
+            (stream.alarm.trouble(), share)
+        });
+        alarms.fold((Trouble::None, 0.0), |worst, next| {
+            if next.0 > worst.0 || next.0 == worst.0 && next.1 > worst.1 {
+                next
+            } else {
+                worst
+            }
+        })
     }
 
-    /// Whether this stage's weight asks for proof, not only for the absence of harm.
-    fn must_prove(&self, settings: &JudgeSettings) -> bool {
-        self.task.scope != JudgeScope::Mirror && self.task.shadow_share >= settings.prove_from
+    /// Shares of failed and stalled requests that the original has of late, as far as is known.
+    pub(super) fn guesses(&self) -> (f64, f64) {
+        let stalled = self.slow.last().map_or(0.0, |s| s.guess.share());
+        (self.failed.guess.share(), stalled)
+    }
+
+    /// The slowest requests that are looked at.
+    pub(super) fn last_edge(&self) -> Option<Bad> {
+        self.slow.last().map(|stream| stream.bad)
+    }
+
+    /// All streams with the part of the whole that each gets.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (f64, &Stream)> {
+        let each = SLOW / self.slow.len().max(1) as f64;
+        std::iter::once((FAILED, &self.failed))
+            .chain(self.slow.iter().map(move |stream| (each, stream)))
+            .chain(self.far.iter().map(|stream| (FAR, stream)))
+    }
+
+    /// What is shown to people.
+    pub fn evidence(&self, age_ms: u64, settings: &JudgeSettings) -> Evidence {
+        super::explain::evidence(self, age_ms, settings)
     }
 
     fn use_edges(&mut self, settings: &JudgeSettings) {
-        let horizon = horizon(&self.task, settings);
-        for edge in &self.yardstick.edges {
-            let bad = Bad::SlowerThan(edge.us);
-            let frozen = edge.before.is_some();
+        for edge in &self.yardstick.slow {
+            let limit = edge.upper.and_then(|_| limit(edge, settings));
+            let live = Some(Harm::new());
             self.slow
-                .push(Stream::new(bad, self.width, frozen, horizon));
+                .push(Stream::new(edge.bad, live, limit, edge.before.0));
         }
+    }
+
+    fn ask_for_proof(&mut self, settings: &JudgeSettings) {
+        self.proofs.clear();
+        if !self.task.prove {
+            return;
+        }
+        self.proofs.push(Proof::new(Bad::Failed, self.failed.guess));
         // Proof at the edge that one in ten was slower than, or the nearest there is.
-        let edges = &self.yardstick.edges;
-        if let Some(edge) = edges.get(1).or_else(|| edges.first())
-            && self.must_prove(settings)
+        if let Some(stream) = self.slow.get(1).or_else(|| self.slow.first())
             && settings.prove_slow_margin < 1.0
         {
-            self.proofs.push(Proof::new(Bad::SlowerThan(edge.us)));
+            self.proofs.push(Proof::new(stream.bad, stream.guess));
+        }
+    }
+
+    fn look_for_trouble(&mut self, more: &Increment, settings: &JudgeSettings) {
+        let errors = limit(&self.yardstick.errors, settings);
+        let edges = self.yardstick.slow.iter();
+        let limits = std::iter::once(errors).chain(edges.map(|edge| limit(edge, settings)));
+        let streams = std::iter::once(&mut self.failed).chain(&mut self.slow);
+        for (stream, limit) in streams.zip(limits) {
+            if let Some(limit) = limit {
+                let tally = stream.bad.tally(&more.original, &more.shadow);
+                stream.alarm.look(&tally, limit);
+            }
         }
     }
 
     fn close_epoch(&mut self, settings: &JudgeSettings) {
         let epoch = std::mem::take(&mut self.open);
-        self.began_ms = self.elapsed_ms;
+        self.epoch_began_ms = self.now_ms;
         self.weigh(&epoch, settings);
-        self.prove(&epoch, settings);
+        // What happens in trouble says nothing about what comes after it.
+        let doubtful = self.doubtful;
+        self.doubtful = self.alarm().0 != Trouble::None;
+        for proof in self.proofs.iter_mut().filter(|_| !doubtful) {
+            let tally = proof.bad.tally(&epoch.original, &epoch.shadow);
+            proof.epoch(&tally, proof.bad.proof_margin(settings));
+        }
         self.sum_up();
         if self.slow.is_empty() {
-            self.yardstick.learn(&self.seen.original.latency);
+            self.yardstick.learn(&self.total.original.latency);
             self.use_edges(settings);
+            if !self.slow.is_empty() {
+                self.ask_for_proof(settings);
+            }
         }
     }
 
     fn weigh(&mut self, epoch: &Sides, settings: &JudgeSettings) {
         // Just under half of the way: no two epochs decide alone, however bad.
-        let cap = -self.alpha.0.ln() * 0.4999;
-        let tally = |bad: Bad| bad.tally(&epoch.original, &epoch.shadow);
-        let margin = Bad::Failed.harm_margin(settings);
-        let limit = self
-            .width
-            .error_limit(self.yardstick.errors, margin, settings);
-        self.failed.epoch(&tally(Bad::Failed), margin, limit, cap);
-        for (stream, edge) in self.slow.iter_mut().zip(&self.yardstick.edges) {
+        let cap = -settings.alpha.ln() * 0.4999;
+        let errors = &self.yardstick.errors;
+        let edges = std::iter::once(errors).chain(&self.yardstick.slow);
+        let streams = std::iter::once(&mut self.failed).chain(&mut self.slow);
+        for (stream, edge) in streams.zip(edges) {
+            let tally = stream.bad.tally(&epoch.original, &epoch.shadow);
             let margin = stream.bad.harm_margin(settings);
-            let limit = edge
-                .before
-                .and_then(|b| self.width.limit(b, margin, settings));
-            stream.epoch(&tally(stream.bad), margin, limit, cap);
+            stream.epoch(&tally, margin, limit(edge, settings), cap);
         }
         if let (Some(stream), Some(edge)) = (&mut self.far, self.yardstick.far) {
-            let margin = super::factor::Margin {
+            let tally = stream.bad.tally(&epoch.original, &epoch.shadow);
+            let margin = Margin {
+                ratio: 1.0,
                 share: settings.far_share,
-                ..stream.bad.harm_margin(settings)
             };
-            let limit = edge
-                .before
-                .and_then(|b| Width::Usual.limit(b, margin, settings));
-            stream.epoch(&tally(stream.bad), margin, limit, cap);
+            stream.epoch(&tally, margin, far_limit(&edge, settings), cap);
         }
-    }
-
-    fn prove(&mut self, epoch: &Sides, settings: &JudgeSettings) {
-        let (width, yardstick) = (self.width, &self.yardstick);
-        self.proofs.retain_mut(|proof| {
-            let margin = proof.bad.proof_margin(settings);
-            let limit = match (width, proof.bad) {
-                (Width::Usual, _) => None,
-                (Width::Alone, Bad::Failed) => {
-                    let Some(errors) = yardstick.errors else {
-                        return false;
-                    };
-                    width.limit(errors, margin, settings)
-                }
-                (Width::Alone, Bad::SlowerThan(us)) => yardstick
-                    .edges
-                    .iter()
-                    .find(|edge| edge.us == us)
-                    .and_then(|edge| width.limit(edge.before?, margin, settings)),
-            };
-            if width == Width::Alone && limit.is_none() {
-                return false;
-            }
-            let tally = proof.bad.tally(&epoch.original, &epoch.shadow);
-            proof.epoch(&tally, margin, limit);
-            true
-        });
     }
 
     fn sum_up(&mut self) {
-        let each = SLOW / self.slow.len().max(1) as f64;
-        let parts = std::iter::once((FAILED, &self.failed))
-            .chain(self.slow.iter().map(|stream| (each, stream)))
-            .chain(self.far.iter().map(|stream| (FAR, stream)));
         let mut sum = f64::NEG_INFINITY;
         let mut most: Option<(f64, &Stream)> = None;
-        for (part, stream) in parts {
+        for (part, stream) in self.streams() {
             let ln = part.ln() + stream.ln();
             sum = add_ln(sum, ln);
             if most.is_none_or(|(highest, _)| ln > highest) {
                 most = Some((ln, stream));
             }
         }
+        let words = most.map(|(_, stream)| verdict::words(stream, &self.past));
         self.ln = Exact(sum);
         if sum > self.highest.0 {
             self.highest = Exact(sum);
-            let past = &self.past;
-            self.words = most.map(|(_, stream)| verdict::words(stream, past, self.width));
+            self.words = words;
         }
     }
 }
 
-/// Epochs in which harm may begin.
-fn horizon(task: &Task, settings: &JudgeSettings) -> u32 {
-    let longest = settings.deadline_ms.max(task.hold_ms);
-    let epochs = u32::try_from(longest / settings.epoch_ms.max(1)).unwrap_or(u32::MAX);
-    epochs.min(MOST_STARTS)
+/// The share that is allowed over what was before.
+fn limit(edge: &Edge, settings: &JudgeSettings) -> Option<f64> {
+    edge.limit(edge.bad.harm_margin(settings).share)
+}
+
+fn far_limit(edge: &Edge, settings: &JudgeSettings) -> Option<f64> {
+    edge.limit(settings.far_share)
 }

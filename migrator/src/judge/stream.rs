@@ -3,9 +3,9 @@
 use domain::Counts;
 use serde::{Deserialize, Serialize};
 
+use super::alarm::Alarm;
 use super::factor::{Margin, Tally};
-use super::mixture::{Harm, NoWorse};
-use super::yardstick::Width;
+use super::mixture::{Exact, Harm, NoWorse, Recent};
 use crate::settings::JudgeSettings;
 
 /// Which requests are bad.
@@ -15,6 +15,8 @@ pub(super) enum Bad {
     Failed,
     /// Those that took longer, in microseconds.
     SlowerThan(u64),
+    /// Those that took longer than nearly all did, in microseconds.
+    Stalled(u64),
 }
 
 impl Bad {
@@ -28,17 +30,17 @@ impl Bad {
         }
     }
 
-    fn all(self, counts: &Counts) -> u64 {
+    pub(super) fn all(self, counts: &Counts) -> u64 {
         match self {
             Self::Failed => counts.ended(),
-            Self::SlowerThan(_) => counts.latency.total(),
+            Self::SlowerThan(_) | Self::Stalled(_) => counts.latency.total(),
         }
     }
 
-    fn bad(self, counts: &Counts) -> u64 {
+    pub(super) fn bad(self, counts: &Counts) -> u64 {
         match self {
             Self::Failed => counts.error,
-            Self::SlowerThan(us) => counts.latency.slower_than(us),
+            Self::SlowerThan(us) | Self::Stalled(us) => counts.latency.slower_than(us),
         }
     }
 
@@ -53,6 +55,10 @@ impl Bad {
                 ratio: settings.slow_ratio,
                 share: settings.slow_margin,
             },
+            Self::Stalled(_) => Margin {
+                ratio: settings.slow_ratio,
+                share: settings.stall_margin,
+            },
         }
     }
 
@@ -60,59 +66,112 @@ impl Bad {
     pub(super) fn proof_margin(self, settings: &JudgeSettings) -> Margin {
         let share = match self {
             Self::Failed => settings.prove_error_margin,
-            Self::SlowerThan(_) => settings.prove_slow_margin,
+            Self::SlowerThan(_) | Self::Stalled(_) => settings.prove_slow_margin,
         };
         Margin {
             share,
             ..self.harm_margin(settings)
         }
     }
+
+    /// What such requests did.
+    pub(super) fn did(self) -> String {
+        match self {
+            Self::Failed => "failed".to_owned(),
+            Self::SlowerThan(us) | Self::Stalled(us) => {
+                format!("took longer than {} ms", us as f64 / 1_000.0)
+            }
+        }
+    }
+}
+
+/// How many requests' worth what is frozen is in a guess, and how much an epoch leaves of the rest.
+const BEFORE: f64 = 300.0;
+const KEPT: f64 = 0.9;
+
+/// The original's share of late: a guess that costs growth where it is wrong, never validity.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Guess {
+    before: Exact,
+    bad: Exact,
+    all: Exact,
+}
+
+impl Guess {
+    pub(super) fn new(share: f64) -> Self {
+        Self {
+            before: Exact(share),
+            bad: Exact(0.0),
+            all: Exact(0.0),
+        }
+    }
+
+    pub(super) fn share(self) -> f64 {
+        let share = (self.bad.0 + BEFORE * self.before.0) / (self.all.0 + BEFORE);
+        share.clamp(1e-4, 0.999)
+    }
+
+    fn add(&mut self, tally: &Tally) {
+        self.bad = Exact(self.bad.0 * KEPT + tally.original_bad as f64);
+        self.all = Exact(self.all.0 * KEPT + tally.original as f64);
+    }
 }
 
 /// Evidence of harm on one kind of bad request.
 ///
-/// Beside a live original harm is what is worse than it **and** worse than before the contention:
-/// the smaller of two e-processes is one for "no worse than the one or no worse than the other".
+/// Harm is what is worse than the live original **and** worse than before the contention: the
+/// smaller of two e-processes is one for "no worse than the one, or no worse than the other". A
+/// stream without `live` is held against the frozen share alone, one without `frozen` against the
+/// original alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stream {
     pub(super) bad: Bad,
-    /// Against the live original.
     live: Option<Harm>,
-    /// Against the frozen share.
     frozen: Option<Harm>,
-    /// Since the stage began.
+    pub(super) guess: Guess,
+    pub(super) alarm: Alarm,
+    /// What the alarm made likely when the open epoch began: a bet must not know its epoch.
+    hint: Option<Recent>,
+    /// Since the ramp began.
     pub(super) seen: Tally,
 }
 
 impl Stream {
-    pub(super) fn new(bad: Bad, width: Width, frozen: bool, horizon: u32) -> Self {
-        let live = match width {
-            Width::Usual => Some(Harm::new(horizon)),
-            Width::Alone => None,
-        };
+    /// `limit` is the frozen share that is allowed, `before` what it was.
+    pub(super) fn new(bad: Bad, live: Option<Harm>, limit: Option<f64>, before: f64) -> Self {
         Self {
             bad,
             live,
-            frozen: frozen.then(|| Harm::new(horizon)),
+            frozen: limit.map(|_| Harm::new()),
+            guess: Guess::new(before),
+            alarm: Alarm::new(),
+            hint: None,
             seen: Tally::default(),
         }
     }
 
-    /// `limit` is the frozen share that is allowed.
     pub(super) fn epoch(&mut self, tally: &Tally, margin: Margin, limit: Option<f64>, cap: f64) {
         self.seen.add(*tally);
+        let hint = self.hint.as_ref();
         if let Some(live) = &mut self.live {
-            live.against_original(tally, margin, cap);
+            live.against_original(tally, margin, self.guess.share(), cap, hint);
         }
         if let (Some(frozen), Some(limit)) = (&mut self.frozen, limit) {
-            frozen.against_limit(tally, limit, cap);
+            frozen.against_limit(tally, limit, cap, hint);
         }
+        self.guess.add(tally);
+        self.hint = self.alarm.likely().cloned();
+    }
+
+    /// `ln E` against the live original, and against the frozen share.
+    pub(super) fn parts(&self) -> (Option<f64>, Option<f64>) {
+        let of = |harm: &Option<Harm>| harm.as_ref().map(Harm::ln);
+        (of(&self.live), of(&self.frozen))
     }
 
     /// `ln E`; without anything to compare with, that of an e-value that never moves.
     pub(super) fn ln(&self) -> f64 {
-        let of = |harm: &Option<Harm>| harm.as_ref().map(Harm::ln);
-        match (of(&self.live), of(&self.frozen)) {
+        match self.parts() {
             (Some(live), Some(frozen)) => live.min(frozen),
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => 0.0,
@@ -125,21 +184,22 @@ impl Stream {
 pub(super) struct Proof {
     pub(super) bad: Bad,
     evidence: NoWorse,
+    guess: Guess,
 }
 
 impl Proof {
-    pub(super) fn new(bad: Bad) -> Self {
+    pub(super) fn new(bad: Bad, guess: Guess) -> Self {
         Self {
             bad,
             evidence: NoWorse::new(),
+            guess,
         }
     }
 
-    pub(super) fn epoch(&mut self, tally: &Tally, margin: Margin, limit: Option<f64>) {
-        match limit {
-            Some(limit) => self.evidence.against_limit(tally, limit),
-            None => self.evidence.against_original(tally, margin),
-        }
+    pub(super) fn epoch(&mut self, tally: &Tally, margin: Margin) {
+        self.evidence
+            .against_original(tally, margin, self.guess.share());
+        self.guess.add(tally);
     }
 
     pub(super) fn ln(&self) -> f64 {

@@ -3,8 +3,8 @@
 use domain::Counts;
 use domain::migration::{JudgeScope, Verdict};
 
-use super::{Increment, JudgeState, Past, Task};
-use crate::settings::JudgeSettings;
+use super::{Increment, JudgeState, Past, Task, Trouble};
+use crate::settings::{AtDeadline, JudgeSettings};
 
 const TICK: u64 = 500;
 
@@ -38,7 +38,7 @@ fn task(scope: JudgeScope, shadow_share: u32) -> Task {
         scope,
         shadow_share,
         hold_ms: 4_000,
-        of: 5,
+        prove: (5_000..9_000).contains(&shadow_share),
     }
 }
 
@@ -50,13 +50,12 @@ const SOAK: Task = Task {
     scope: JudgeScope::Soak,
     shadow_share: 10_000,
     hold_ms: 4_000,
-    of: 5,
+    prove: false,
 };
 
 fn past(baseline: &Counts) -> Past {
     Past {
         baseline: baseline.clone(),
-        original: Counts::default(),
     }
 }
 
@@ -159,7 +158,7 @@ fn a_shadow_slower_than_a_lucky_original_but_as_fast_as_before_is_not_rolled_bac
 }
 
 #[test]
-fn with_all_traffic_the_past_alone_counts() {
+fn with_all_traffic_nothing_is_rolled_back_but_an_alarm_is_raised() {
     let nothing = Counts::default();
     let errors = after(
         SOAK,
@@ -167,14 +166,9 @@ fn with_all_traffic_the_past_alone_counts() {
         8,
         &more(&nothing, &answered(45, 15, 5_000)),
     );
-    assert!(rolls_back(&errors), "{:?}", verdict(&errors));
-    let slow = after(
-        SOAK,
-        &healthy(),
-        8,
-        &more(&nothing, &answered(20, 0, 20_000)),
-    );
-    assert!(rolls_back(&slow), "{:?}", verdict(&slow));
+    assert!(!rolls_back(&errors), "{:?}", verdict(&errors));
+    assert_eq!(errors.alarm().0, Trouble::Shadow);
+    assert!(errors.alarm().1 > 0.2, "{:?}", errors.alarm());
     let good = after(
         SOAK,
         &healthy(),
@@ -186,25 +180,32 @@ fn with_all_traffic_the_past_alone_counts() {
         "{:?}",
         verdict(&good)
     );
+    // Once the original has some of the traffic again, it is known who is ill.
+    let mut alone = errors.clone();
+    let each = more(&answered(50, 0, 5_000), &answered(3, 1, 5_000));
+    (9..30).for_each(|tick| errors_go_on(&mut alone, tick, &each));
+    assert!(rolls_back(&alone), "{:?}", verdict(&alone));
+    let mut shared = errors;
+    let each = more(&answered(38, 12, 5_000), &answered(3, 1, 5_000));
+    (9..60).for_each(|tick| errors_go_on(&mut shared, tick, &each));
+    assert!(!rolls_back(&shared), "{:?}", verdict(&shared));
+    assert_eq!(shared.alarm().0, Trouble::Shared);
+}
+
+fn errors_go_on(state: &mut JudgeState, tick: u64, each: &Increment) {
+    state.feed(tick * TICK, each, &settings());
 }
 
 #[test]
-fn trouble_that_the_original_had_during_the_ramp_is_allowed_with_all_traffic() {
-    let past = Past {
-        baseline: healthy(),
-        original: answered(270, 30, 5_000),
-    };
-    let each = more(&Counts::default(), &answered(54, 6, 5_000));
-    let judged = |past: Past| {
-        let mut state = JudgeState::begin(SOAK, past, &settings()).unwrap();
-        (1..=20).for_each(|tick| state.feed(tick * TICK, &each, &settings()));
-        rolls_back(&state)
-    };
-    let well = Past {
-        original: healthy(),
-        ..past.clone()
-    };
-    assert!(!judged(past) && judged(well));
+fn evidence_is_kept_over_stages() {
+    let each = more(&answered(90, 0, 5_000), &answered(9, 1, 5_000));
+    let mut state = after(stage(1_000), &healthy(), 3, &each);
+    assert!(!rolls_back(&state), "{:?}", verdict(&state));
+    let before = state.p_value();
+    state.enter(stage(2_500), 3 * TICK, &settings());
+    assert_eq!(state.p_value().to_bits(), before.to_bits());
+    (4..=8).for_each(|tick| state.feed(tick * TICK, &each, &settings()));
+    assert!(rolls_back(&state), "{:?}", verdict(&state));
 }
 
 #[test]
@@ -215,7 +216,7 @@ fn a_late_stage_asks_for_proof_and_says_how_much_is_missing() {
         panic!("{:?}", verdict(&state));
     };
     assert!(reason.contains("more requests"), "{reason}");
-    let state = after(stage(5_000), &healthy(), 100, &each);
+    let state = after(stage(5_000), &healthy(), 130, &each);
     assert!(
         matches!(verdict(&state), Verdict::Promote { .. }),
         "{:?}",
@@ -261,10 +262,25 @@ fn a_silent_side_is_neither_good_nor_bad() {
 }
 
 #[test]
-fn a_stage_that_never_has_enough_is_given_up_and_copies_are_not_waited_for() {
+fn a_stage_that_never_has_enough_goes_as_it_is_told_and_copies_are_not_waited_for() {
     let mut state = JudgeState::begin(stage(1_000), past(&healthy()), &settings()).unwrap();
     state.feed(1_800_000, &Increment::default(), &settings());
-    assert!(rolls_back(&state));
+    let told = |at_deadline| {
+        let settings = JudgeSettings {
+            at_deadline,
+            ..settings()
+        };
+        state.verdict(100, &settings)
+    };
+    assert!(matches!(
+        told(AtDeadline::RollBack),
+        Verdict::Rollback { .. }
+    ));
+    assert!(matches!(told(AtDeadline::Promote), Verdict::Promote { .. }));
+    let Verdict::Inconclusive { reason } = told(AtDeadline::Hold) else {
+        panic!("{:?}", told(AtDeadline::Hold));
+    };
+    assert!(reason.contains("0 of 20 requests"), "{reason}");
     let mirror = task(JudgeScope::Mirror, 0);
     let state = after(mirror, &healthy(), 9, &Increment::default());
     assert!(matches!(verdict(&state), Verdict::Promote { .. }));
@@ -291,6 +307,13 @@ fn settings_that_are_no_numbers_or_out_of_range_are_refused_by_name() {
             "alpha",
             JudgeSettings {
                 alpha: f64::NAN,
+                ..settings()
+            },
+        ),
+        (
+            "alpha",
+            JudgeSettings {
+                alpha: 0.5,
                 ..settings()
             },
         ),
@@ -342,7 +365,8 @@ fn the_pieces_in_which_an_epoch_comes_do_not_matter() {
         fine.feed(tick * TICK - 100, &Increment::default(), &settings());
         fine.feed(tick * TICK, &half, &settings());
     }
-    assert_eq!(coarse, fine);
+    assert_eq!(coarse.p_value().to_bits(), fine.p_value().to_bits());
+    assert_eq!(verdict(&coarse), verdict(&fine));
 }
 
 #[test]

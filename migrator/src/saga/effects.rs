@@ -10,6 +10,7 @@ use domain::{
 };
 use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
+use super::ramp::{self, Ramp};
 use super::traffic;
 use super::{Context, Progress};
 use crate::driver::{DriverError, OpContext};
@@ -136,7 +137,8 @@ async fn dispatch(
             Ok(Outcome::Done)
         }
         EffectKind::Route(to) => {
-            route(context, migration, Some((to.split, to.mirror))).await?;
+            let split = ramp::split(context, migration, *to).await?;
+            route(context, migration, Some((split, to.mirror))).await?;
             Ok(Outcome::Done)
         }
         EffectKind::Judge(scope) => judge(context, migration, *scope).await,
@@ -272,7 +274,7 @@ fn wanted(
     }))
 }
 
-async fn current_routing(
+pub(super) async fn current_routing(
     context: &Context,
     migration: &Migration,
 ) -> Result<Option<Typed<Routing>>, EffectError> {
@@ -316,6 +318,17 @@ async fn route(
     migration: &Migration,
     split: Option<(WeightSplit, bool)>,
 ) -> Result<Routing, EffectError> {
+    let routing = publish(context, migration, split).await?;
+    traffic::applied(context, &routing).await?;
+    Ok(routing)
+}
+
+/// Publishes a split.
+pub(super) async fn publish(
+    context: &Context,
+    migration: &Migration,
+    split: Option<(WeightSplit, bool)>,
+) -> Result<Routing, EffectError> {
     let wanted = wanted(migration, split)?;
     let current = current_routing(context, migration).await?;
     let empty = Transaction::new().fenced(&context.lease);
@@ -323,7 +336,6 @@ async fn route(
     if !put.writes.is_empty() {
         context.store.commit(put).await?;
     }
-    traffic::applied(context, &routing).await?;
     Ok(routing)
 }
 
@@ -347,25 +359,12 @@ async fn judge(
     migration: &Migration,
     scope: JudgeScope,
 ) -> Result<Outcome, EffectError> {
-    let mut watcher = traffic::Watcher::begin(context, migration, scope).await?;
-    let mut tick = tokio::time::interval(Duration::from_millis(250));
-    loop {
-        tick.tick().await;
-        let (verdict, evidence) = watcher.look(context, migration).await?;
-        use domain::migration::Verdict;
-        match &verdict {
-            Verdict::Hold { reason } | Verdict::Inconclusive { reason } => {
-                let note = reason.clone();
-                progress(context, migration, "judge", note, Some(evidence)).await;
-            }
-            Verdict::Promote { reason } | Verdict::Rollback { reason } => {
-                tracing::info!(migration = %migration.id, ?scope, %reason, "verdict");
-                let note = reason.clone();
-                progress(context, migration, "judge", note, Some(evidence)).await;
-                return Ok(Outcome::Judged(verdict));
-            }
-        }
-    }
+    let verdict = Ramp::take_up(context, migration, scope)
+        .await?
+        .judge()
+        .await?;
+    tracing::info!(migration = %migration.id, ?scope, ?verdict, "verdict");
+    Ok(Outcome::Judged(verdict))
 }
 
 async fn await_drain(context: &Context, migration: &Migration) -> Result<Outcome, EffectError> {

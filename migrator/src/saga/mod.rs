@@ -16,6 +16,8 @@
 
 mod crash;
 mod effects;
+mod guard;
+pub mod ramp;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traffic;

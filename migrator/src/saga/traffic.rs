@@ -2,18 +2,11 @@
 
 use std::time::Duration;
 
-use domain::migration::{JudgeScope, Verdict};
-use domain::routing::side_cluster;
-use domain::{
-    Migration, NodeId, NodeTraffic, Pairs, Routing, RoutingState, RoutingStatus, Side, Timestamp,
-    Traffic,
-};
+use domain::{Migration, NodeId, NodeTraffic, Routing, RoutingState, RoutingStatus, Traffic};
 use store::words;
 
 use super::Context;
 use super::effects::EffectError;
-use crate::judge::{Evidence, Increment, JudgeState, Ledger, Past, Task};
-use crate::pairs::{self, Finding, PairLedger};
 
 /// How often the store is asked while waiting. The records are in memory.
 const POLL: Duration = Duration::from_millis(50);
@@ -48,7 +41,11 @@ pub(crate) async fn published(
     Ok(status.map(|status| status.revision))
 }
 
-async fn traffic(context: &Context, migration: &Migration) -> Result<Option<Traffic>, EffectError> {
+/// What has been counted.
+pub(super) async fn traffic(
+    context: &Context,
+    migration: &Migration,
+) -> Result<Option<Traffic>, EffectError> {
     Ok(words::traffic(&*context.store, &migration.service).await?)
 }
 
@@ -97,108 +94,18 @@ fn is_quiet(before: Option<&NodeTraffic>, now: &NodeTraffic, cluster: &str) -> b
 }
 
 /// The nodes that the control plane knows.
-async fn nodes(context: &Context, migration: &Migration) -> Result<Vec<NodeId>, EffectError> {
-    let status = words::routing_status(&*context.store, &migration.service).await?;
+pub(super) async fn nodes(
+    context: &Context,
+    migration: &Migration,
+) -> Result<Vec<NodeId>, EffectError> {
+    let status = status(context, migration).await?;
     Ok(status.map_or_else(Vec::new, |status| status.nodes.into_keys().collect()))
 }
 
-/// Follows both sides of a migration from the start of a stage. The evidence lives here and in
-/// what is shown of it: a restart of the control plane begins that of the running stage anew.
-pub(super) struct Watcher {
-    began: Timestamp,
-    ledger: Ledger,
-    state: JudgeState,
-    /// While requests are copied: what both sides answered to them.
-    pairs: Option<PairLedger>,
-}
-
-impl Watcher {
-    pub(super) async fn begin(
-        context: &Context,
-        migration: &Migration,
-        scope: JudgeScope,
-    ) -> Result<Self, EffectError> {
-        let name = |side| side_cluster(&migration.service, &migration.instance, side);
-        let start = traffic(context, migration).await?;
-        // The service's own cluster holds what was answered before the instance was split off.
-        let total = |cluster: &str| start.as_ref().map(|t| t.cluster(cluster));
-        let past = Past {
-            baseline: total(migration.service.as_str()).unwrap_or_default(),
-            original: total(&name(Side::Original)).unwrap_or_default(),
-        };
-        let task = task(migration, scope);
-        let state =
-            JudgeState::begin(task, past, &context.settings.judge).map_err(EffectError::Refused)?;
-        Ok(Self {
-            began: context.clock.now(),
-            ledger: Ledger::begin(name(Side::Original), name(Side::Shadow), start.as_ref()),
-            state,
-            pairs: (scope == JudgeScope::Mirror)
-                .then(|| PairLedger::begin(name(Side::Shadow), start.as_ref())),
-        })
-    }
-
-    /// Takes in what was reported since the last look.
-    pub(super) async fn look(
-        &mut self,
-        context: &Context,
-        migration: &Migration,
-    ) -> Result<(Verdict, Evidence), EffectError> {
-        let settings = &context.settings.judge;
-        let now = context.clock.now();
-        let traffic = traffic(context, migration).await?;
-        let reported = |node: &NodeId| {
-            let state = traffic.as_ref().and_then(|t| t.nodes.get(node));
-            state.map_or(self.began, |state| state.reported_at)
-        };
-        // The oldest word counts: a node that is silent may be seeing errors.
-        let oldest = nodes(context, migration)
-            .await?
-            .iter()
-            .map(reported)
-            .min()
-            .unwrap_or(self.began);
-        let age_ms = now.since(oldest);
-        let elapsed_ms = now.since(self.began);
-        let finding = self.pairs.as_mut().map(|pairs| {
-            let none = Pairs::default();
-            let seen = traffic.as_ref().map_or(&none, |t| pairs.take(t));
-            pairs::judge(seen, elapsed_ms, &context.settings.pairs)
-        });
-        let more = traffic.map_or_else(Increment::default, |t| self.ledger.take(&t));
-        self.state.feed(elapsed_ms, &more, settings);
-        let verdict = self.state.verdict(age_ms, settings);
-        Ok((with_pairs(verdict, finding), self.state.evidence(age_ms)))
-    }
-}
-
-/// The judge's verdict on the copies, and what comparing them found: a proof rolls back, and while
-/// pairs are missing the ramp does not begin.
-fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
-    match (verdict, finding) {
-        (_, Some(Finding::Proven(reason))) => Verdict::Rollback { reason },
-        (Verdict::Promote { .. }, Some(Finding::Wait(reason))) => Verdict::Hold { reason },
-        (Verdict::Promote { reason }, Some(Finding::Fine(pairs))) => Verdict::Promote {
-            reason: format!("{reason}; {pairs}"),
-        },
-        (verdict, None | Some(Finding::Wait(_) | Finding::Fine(_))) => verdict,
-    }
-}
-
-/// What is judged under a scope.
-fn task(migration: &Migration, scope: JudgeScope) -> Task {
-    let stages = migration.ramp.stages();
-    let index = match scope {
-        JudgeScope::Mirror => 0,
-        JudgeScope::Stage { stage } => stage,
-        JudgeScope::Soak => stages.len().saturating_sub(1),
-    };
-    let stage = migration.ramp.stage(index);
-    Task {
-        scope,
-        shadow_share: stage.map_or(0, |stage| stage.shadow.get()),
-        hold_ms: stage.map_or(0, |stage| stage.hold_ms),
-        // Every stage, and the copies before the first.
-        of: stages.len() + 1,
-    }
+/// How far the data planes are.
+pub(super) async fn status(
+    context: &Context,
+    migration: &Migration,
+) -> Result<Option<RoutingStatus>, EffectError> {
+    Ok(words::routing_status(&*context.store, &migration.service).await?)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::migration::Limits;
 use domain::{BasisPoints, HolderId, Policy, RampPlan, Stage};
-use migrator::{JudgeSettings, Migrator, Settings};
+use migrator::{AtDeadline, JudgeSettings, Migrator, Settings};
 
 use super::clock::SimClock;
 use super::driver::SimDriver;
@@ -149,6 +149,7 @@ fn settings() -> Option<Settings> {
             epoch_ms: 250,
             prove_error_margin: 0.3,
             prove_slow_margin: 1.0,
+            at_deadline: AtDeadline::RollBack,
             ..JudgeSettings::default()
         },
         drain_deadline_ms: 15_000,

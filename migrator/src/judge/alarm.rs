@@ -1,0 +1,163 @@
+//! A hint that something is wrong now, at every look and not only at the end of an epoch.
+//!
+//! Sums of log-likelihood ratios against the frozen share, which begin anew at 0 (CUSUM). An alarm
+//! decides nothing: it lowers the shadow's weight, which can be taken back, keeps the ramp from
+//! going on, and tells the judge on what to bet next. The same sums are kept for the original, so
+//! that trouble of both sides is known as such.
+
+use serde::{Deserialize, Serialize};
+
+use super::factor::{Tally, fixed};
+use super::mixture::{Exact, Recent, SIZES};
+
+/// Nats at which an alarm is raised, those below which it is over, and the most that is kept.
+const RAISED: f64 = 3.5;
+const OVER: f64 = 1.0;
+const MOST: f64 = 7.0;
+/// Nats at which the original is thought ill as well.
+const SHARED: f64 = 3.0;
+/// Smaller harm raises no alarm: to know it takes longer than to do something about it.
+const FIRST_SIZE: usize = 2;
+/// So many bad requests in one look tell their share.
+const MANY: u64 = 4;
+/// How much of that is left with every look after it.
+const FADES: f64 = 0.7;
+
+/// Who is worse than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// Nobody, as far as is known.
+    None,
+    /// Both sides: nothing is won by going back.
+    Shared,
+    /// The shadow.
+    Shadow,
+}
+
+/// One kind of bad request, watched on one side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Watch {
+    recent: Recent,
+    /// The size of harm that raised the alarm: when it is unlikely again, so is the rest.
+    raised: Option<usize>,
+    /// Requests since the sums last were 0: the share of bad ones is what the side does now.
+    all: u64,
+    bad: u64,
+    /// Share of bad requests in the last look that had many: the sums may have begun long before.
+    latest: Exact,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            recent: Recent::new(),
+            raised: None,
+            all: 0,
+            bad: 0,
+            latest: Exact(0.0),
+        }
+    }
+
+    /// Takes in a look at what `tally` says of the shadow.
+    fn look(&mut self, tally: &Tally, limit: f64, raised_at: f64) {
+        self.all = self.all.saturating_add(tally.shadow);
+        self.bad = self.bad.saturating_add(tally.shadow_bad);
+        self.latest = Exact(if tally.shadow_bad >= MANY {
+            tally.shadow_bad as f64 / tally.shadow.max(1) as f64
+        } else {
+            self.latest.0 * FADES
+        });
+        for (size, (times, _)) in SIZES.into_iter().enumerate().skip(FIRST_SIZE) {
+            self.recent.add(size, fixed(tally, limit, times), MOST);
+        }
+        let (leading, most) = self.recent.leading();
+        let over = |size: usize| self.recent.of(size) < OVER;
+        if most == 0.0 || self.raised.is_some_and(over) {
+            *self = Self {
+                latest: self.latest,
+                ..Self::new()
+            };
+        } else if most >= raised_at && self.bad > 1 && self.raised.is_none_or(|at| at < leading) {
+            // One bad request alone is no trouble.
+            self.raised = Some(leading);
+        }
+    }
+}
+
+/// One kind of bad request, watched on both sides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Alarm {
+    shadow: Watch,
+    original: Watch,
+}
+
+impl Alarm {
+    pub(super) fn new() -> Self {
+        Self {
+            shadow: Watch::new(),
+            original: Watch::new(),
+        }
+    }
+
+    pub(super) fn look(&mut self, tally: &Tally, limit: f64) {
+        self.shadow.look(tally, limit, RAISED);
+        self.original.look(&tally.of_original(), limit, SHARED);
+    }
+
+    pub(super) const fn trouble(&self) -> Trouble {
+        match (self.shadow.raised, self.original.raised) {
+            (None, _) => Trouble::None,
+            (Some(_), Some(_)) => Trouble::Shared,
+            (Some(_), None) => Trouble::Shadow,
+        }
+    }
+
+    /// On what to bet, if the shadow is likely to do harm beyond the original's.
+    pub(super) fn likely(&self) -> Option<&Recent> {
+        (self.trouble() == Trouble::Shadow).then_some(&self.shadow.recent)
+    }
+
+    /// The share of bad requests since the trouble began.
+    pub(super) fn share(&self) -> f64 {
+        (self.shadow.bad as f64 / self.shadow.all.max(1) as f64).max(self.shadow.latest.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(original_bad: u64, shadow_bad: u64) -> Tally {
+        Tally {
+            original: 50,
+            original_bad,
+            shadow: 50,
+            shadow_bad,
+        }
+    }
+
+    #[test]
+    fn an_alarm_is_raised_at_once_and_is_over_soon_after_the_trouble() {
+        let mut alarm = Alarm::new();
+        (0..200).for_each(|_| alarm.look(&tally(0, 0), 0.01));
+        assert_eq!(alarm.trouble(), Trouble::None);
+        alarm.look(&tally(0, 10), 0.01);
+        assert_eq!(alarm.trouble(), Trouble::Shadow);
+        assert!(alarm.share() > 0.15);
+        let mut looks = 0;
+        while alarm.trouble() != Trouble::None {
+            alarm.look(&tally(0, 0), 0.01);
+            looks += 1;
+        }
+        assert!(looks < 40, "{looks}");
+    }
+
+    #[test]
+    fn trouble_of_both_sides_is_known_as_such() {
+        let mut alarm = Alarm::new();
+        alarm.look(&tally(8, 10), 0.01);
+        assert_eq!(alarm.trouble(), Trouble::Shared);
+        assert!(alarm.likely().is_none());
+    }
+}
