@@ -32,7 +32,7 @@ use lab::{Backing, SetUp};
 use outcome::Outcome;
 
 /// Requests a second: a little more than what is promised, as arrivals are random.
-const RATE: u32 = 525;
+const RATE: usize = 525;
 
 fn argument(name: &str) -> Option<String> {
     let mut words = std::env::args().skip_while(|word| word != name);
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     let (kills, zombies) = (count("--kills", 500), count("--zombies", 50));
     let seed = count("--seed", 1) as u64;
     let controls = count("--controls", 2);
+    let rate = u32::try_from(count("--rate", RATE)).unwrap();
     let folder = PathBuf::from(argument("--histories").unwrap_or("target/faults".to_owned()));
     std::fs::create_dir_all(&folder).unwrap();
     let began = Instant::now();
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
         set_up: SetUp {
             backing,
             controls,
-            rate: RATE,
+            rate,
         },
         blow,
         count,
@@ -84,7 +85,7 @@ fn main() -> ExitCode {
     }
     if let Some(base) = argument("--base") {
         let base = PathBuf::from(base);
-        let run = alternate::run(&base, count("--rounds", 6), RATE, &folder);
+        let run = alternate::run(&base, count("--rounds", 6), rate, &folder);
         shown.push(lab::block_on(run));
     }
     if count("--troubles", 1) > 0 {
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
             (Backing::Redis, &troubles::ON_REDIS[..]),
             (Backing::Embedded, &troubles::EMBEDDED[..]),
         ] {
-            let run = troubles::run(backing, all, lasts, RATE, &folder);
+            let run = troubles::run(backing, all, lasts, rate, &folder);
             shown.push(lab::block_on(run));
         }
     }

@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::XdsConfig;
-use crate::edge::{Board, Watcher, World, Writer};
+use crate::edge::{Board, Nodes, Watcher, World, Writer};
 use crate::error::XdsError;
 use crate::gate::Gate;
 use crate::hub::{Hub, INBOX};
@@ -78,6 +78,8 @@ impl XdsServer {
             telemetry: telemetry.clone(),
             interval: config.traffic_interval,
             server: config.name.clone(),
+            patience: config.node_patience,
+            nodes: Nodes::default(),
         };
         let shared = Shared::new(
             &config,

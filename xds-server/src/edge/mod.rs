@@ -4,4 +4,4 @@ mod watcher;
 mod writer;
 
 pub(crate) use watcher::{Watcher, World};
-pub(crate) use writer::{Board, Writer};
+pub(crate) use writer::{Board, Nodes, Writer};
