@@ -1,6 +1,7 @@
 //! `make faults KILLS=500 ZOMBIES=50`: real processes killed and stopped at every step, under
 //! constant load. Ends with a line per promise, and with an error if an invariant is broken, a
-//! request was lost or too little happened to mean anything.
+//! request was lost or too little happened to mean anything. `--check FOLDER` looks histories of
+//! earlier runs through again.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,11 +24,11 @@ mod outcome;
 mod points;
 mod troubles;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use campaign::{Blow, Campaign};
+use campaign::{Blow, Campaign, Shown};
 use lab::{Backing, SetUp};
 use outcome::Outcome;
 
@@ -46,7 +47,41 @@ fn count(name: &str, default: usize) -> usize {
     })
 }
 
+/// Histories of earlier runs, from files.
+fn earlier(folder: &Path) -> Vec<Shown> {
+    let mut shown = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        println!("{}", file.display());
+        shown.push(Shown {
+            campaign: Campaign {
+                set_up: SetUp {
+                    backing: Backing::Redis,
+                    controls: 1,
+                    rate: 0,
+                },
+                blow: Blow::Kill,
+                count: 0,
+                seed: 0,
+            },
+            history: lines.collect(),
+            failures: Vec::new(),
+        });
+    }
+    shown
+}
+
 fn main() -> ExitCode {
+    if let Some(folder) = argument("--check") {
+        let outcome = Outcome::of(&earlier(Path::new(&folder)));
+        println!("{outcome}{:#?}", outcome.complaints());
+        for line in outcome.promises(1, 0) {
+            println!("{line}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let (kills, zombies) = (count("--kills", 500), count("--zombies", 50));
     let seed = count("--seed", 1) as u64;
     let controls = count("--controls", 2);
