@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -66,6 +66,8 @@ away: build ## a minute without Redis in the middle of a ramp, under load
 
 zombies: setup ## 50 leaders that stand still in the middle of an act of the driver; ZOMBIES=n for another number
 	FORESHADOW_ZOMBIES=$(or $(ZOMBIES),50) $(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-migrator --test process_driver whatever_a_leader -- --nocapture
+bench-xds: ## what a change costs the xDS server beside plain sockets; ARGS='1000 2' for one size
+	$(CARGO) run $(CARGO_FLAGS) --quiet --release -p foreshadow-xds-server --example xds -- $(ARGS)
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

@@ -64,6 +64,7 @@ impl ControlPlane {
             listen: config.xds,
             report_interval: Duration::from_millis(config.report_ms),
             name: name_of(config),
+            insecure_remote: config.insecure_remote,
             ..XdsConfig::default()
         };
         let server = XdsServer::start(xds_config, Arc::clone(&store), Arc::clone(&clock))

@@ -8,7 +8,7 @@
 #![allow(clippy::print_stdout, missing_docs, reason = "a bench prints")]
 
 use domain::Pairs;
-use migrator::pairs::{Finding, PairSettings, judge};
+use foreshadow_migrator::pairs::{Finding, PairSettings, judge};
 
 /// Runs of a cell with a bad shadow, and of one with a good shadow.
 const RUNS: u64 = 1_000;

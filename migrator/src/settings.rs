@@ -8,8 +8,8 @@ use domain::{Policy, RampPlan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::room::Caps;
 use crate::pairs::PairSettings;
+use crate::room::Caps;
 
 /// Settings of the migrator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

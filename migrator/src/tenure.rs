@@ -257,7 +257,7 @@ mod tests {
     async fn nothing_begins_once_the_lease_may_be_gone_and_in_the_end_it_is_lost() {
         let held = held().await;
         held.store.fails.store(u32::MAX, Ordering::SeqCst);
-        sleep(TTL - TTL / MARGIN).await;
+        sleep(TTL * (MARGIN - 1) / MARGIN).await;
         assert!(!held.tenure.is_sure(), "the margin is not used");
         let waits = tokio::time::timeout(TTL * 10, held.tenure.sure()).await;
         assert!(waits.is_err(), "nothing begins");

@@ -112,7 +112,14 @@ fn way_forward() -> Vec<Migration> {
                 reason: String::new(),
             }),
             EffectKind::AwaitDrain => Outcome::Drained(proof(&record)),
-            _ => Outcome::Done,
+            EffectKind::Reserve
+            | EffectKind::Reidentify
+            | EffectKind::Verify
+            | EffectKind::Route(_)
+            | EffectKind::Adopt
+            | EffectKind::Terminate { .. }
+            | EffectKind::Release
+            | EffectKind::Undo(_) => Outcome::Done,
         };
         what = What::Succeeded {
             op: effect.op,
@@ -237,7 +244,9 @@ fn questions(meddle: impl Fn(&mut Observed), phase: impl Fn(&Migration) -> bool)
             meddle(&mut world);
             match compare(record, &world) {
                 Verdict::Park(question) => found.push(question),
-                other => panic!("{other:?}: {record:#?}\n{world:#?}"),
+                other @ (Verdict::Resume | Verdict::RollBack(_)) => {
+                    panic!("{other:?}: {record:#?}\n{world:#?}")
+                }
             }
         }
     }
