@@ -374,7 +374,11 @@ async fn lead_loop(
                 let ended = lead(&shared, &term, ttl, &mut turns, &mut orders).await;
                 if let Err(error) = ended {
                     tracing::warn!(lease = name.0, %error, "leadership ended");
-                    if let MigratorError::WentBack { .. } = error {
+                    // A leader that stood still and was overtaken sees newer epochs, too; but then
+                    // its lease is another's.
+                    if matches!(error, MigratorError::WentBack { .. })
+                        && shared.store.renew(&term.lease, ttl).await.is_ok()
+                    {
                         // Whoever leads on would act on a store that has forgotten.
                         shared.health.trouble(&name.0, &error);
                         shared.cancel.cancelled().await;

@@ -250,7 +250,7 @@ fn status(service: &ServiceId, report: &Report, at: Timestamp) -> RoutingStatus 
 
 #[cfg(test)]
 mod tests {
-    use store::{ManualClock, MemoryStore, Store as _};
+    use store::{ManualClock, MemoryStore};
 
     use super::*;
 
