@@ -121,7 +121,7 @@ pub struct RoutingStatus {
 pub struct KnownNode {
     /// Its name.
     pub node: NodeId,
-    /// When it was first met.
+    /// When a control plane last said that it is connected.
     pub since: Timestamp,
 }
 

@@ -227,8 +227,14 @@ impl<'a> Run<'a> {
             let now = crate::check::highest_epoch(&history.all());
             (now > before).then_some(())
         };
+        let place = self.lab.controls[index].place.clone();
         // At the last place of a migration there is nothing to take over.
-        let _ = within(LEASE_MS + 4_000, taken).await;
+        let is_last = place.starts_with("release") && place.ends_with("after log");
+        if within(LEASE_MS + 4_000, taken).await.is_none() && !is_last {
+            let name = self.lab.controls[index].name;
+            let wrong = format!("nobody takes over from {name}, which stands at {place}");
+            self.lab.history.wrong(wrong);
+        }
         let wait = [0, 50, 400, 1_500, 3_000][self.places.below(5)];
         tokio::time::sleep(Duration::from_millis(wait)).await;
         self.lab.controls[index].go_on();

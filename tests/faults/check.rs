@@ -27,6 +27,8 @@ use crate::lab::LEASE_MS;
 const BLUR_MS: u64 = 1_000;
 /// Longest take-over: the lease, and two seconds.
 pub(crate) const TAKE_OVER_MS: u64 = LEASE_MS + 2_000;
+/// The lab's data planes.
+const NODES: [&str; 2] = ["envoy", "proxy"];
 /// Memory of a host of the lab.
 const ROOM: f64 = 2.0 * 1024.0 * 1024.0 * 1024.0;
 
@@ -103,6 +105,9 @@ struct Story {
     verified: bool,
     phase: String,
     committed_at: Option<u64>,
+    /// Its service, and the revision of that one's routing at the commit.
+    service: String,
+    routed: u64,
     terminating_at: Option<u64>,
     rolling_back: bool,
     began_at: u64,
@@ -119,6 +124,14 @@ fn number(value: &Value, path: &str) -> u64 {
     value.pointer(path).and_then(Value::as_u64).unwrap_or(0)
 }
 
+/// What a control plane said of a service: when, the revision, and who has applied it.
+struct Word {
+    at: u64,
+    service: String,
+    revision: u64,
+    applied: BTreeSet<String>,
+}
+
 struct Checker {
     found: Findings,
     stories: BTreeMap<String, Story>,
@@ -126,6 +139,7 @@ struct Checker {
     reserved: BTreeMap<String, (String, f64)>,
     alive: Vec<(u64, BTreeSet<String>)>,
     routes: BTreeMap<String, String>,
+    words: Vec<Word>,
     /// Blows that nobody has taken over from yet: when, and the epochs of what was under way.
     open: Option<(u64, BTreeMap<String, u64>)>,
     first_requests: Option<(u64, u64)>,
@@ -140,6 +154,7 @@ pub(crate) fn check(history: &[Seen]) -> Findings {
         reserved: BTreeMap::new(),
         alive: Vec::new(),
         routes: BTreeMap::new(),
+        words: Vec::new(),
         open: None,
         first_requests: None,
     };
@@ -147,6 +162,7 @@ pub(crate) fn check(history: &[Seen]) -> Findings {
         checker.take(seen);
     }
     checker.replicas();
+    checker.applied();
     checker.found
 }
 
@@ -259,6 +275,7 @@ impl Checker {
             story.instance = text(value, "/instance");
             story.original = text(value, "/original/tag");
             story.class = text(value, "/class");
+            story.service = text(value, "/service");
             story.began_at = at;
         }
         story.epoch = epoch.max(story.epoch);
@@ -267,7 +284,11 @@ impl Checker {
         let was_parked = story.phase == "parked";
         match phase.as_str() {
             "committed" | "terminating" | "done" => {
-                story.committed_at.get_or_insert(at);
+                if story.committed_at.is_none() {
+                    story.committed_at = Some(at);
+                    let routing = self.routing.get(&story.service);
+                    story.routed = routing.map_or(0, |(_, revision)| *revision);
+                }
                 if phase != "committed" {
                     story.terminating_at.get_or_insert(at);
                 }
@@ -363,20 +384,28 @@ impl Checker {
     }
 
     fn status(&mut self, at: u64, id: &str, value: &Value) {
-        if text(value, "/state") != "applied" || number(value, "/revision") < 2 {
-            return;
-        }
         let nodes = value.pointer("/nodes").and_then(Value::as_object);
-        let applied = nodes.map_or(0, |nodes| {
-            let states = nodes.values().map(|node| text(node, "/state"));
-            states.filter(|state| state == "applied").count()
-        });
-        if applied < 2 {
-            let revision = number(value, "/revision");
+        let states = nodes.into_iter().flatten();
+        let applied: BTreeSet<_> = states
+            .filter(|(_, node)| text(node, "/state") == "applied")
+            .map(|(name, _)| name.clone())
+            .collect();
+        let (service, server) = id.split_once('~').unwrap_or((id, ""));
+        let revision = number(value, "/revision");
+        // Where several control planes serve, each has its own word, `service~server`; what they
+        // say together is looked at where it counts, at the commit.
+        let whole = server.is_empty() && text(value, "/state") == "applied" && revision > 1;
+        if whole && applied.len() < NODES.len() {
             self.violate(format!(
-                "I8: at {at} ms revision {revision} of {id} counts as applied by {applied} of 2 nodes"
+                "I8: at {at} ms revision {revision} of {id} counts as applied by {applied:?} alone"
             ));
         }
+        self.words.push(Word {
+            at,
+            service: service.to_owned(),
+            revision,
+            applied,
+        });
     }
 
     fn routes(&mut self, migration: &str, before: bool, digest: &str) {
@@ -391,6 +420,31 @@ impl Checker {
                 "I9: after {migration} Envoy does not route as before it"
             ));
         }
+    }
+
+    /// I3: at a commit every data plane had the last routing.
+    fn applied(&mut self) {
+        let mut wrong = Vec::new();
+        for (id, story) in &self.stories {
+            let Some(committed) = story.committed_at else {
+                continue;
+            };
+            for node in NODES {
+                let said = self.words.iter().any(|word| {
+                    word.service == story.service
+                        && word.revision >= story.routed
+                        && word.at <= committed + BLUR_MS
+                        && word.applied.contains(node)
+                });
+                if !said && !self.words.is_empty() {
+                    wrong.push(format!(
+                        "I3: {id} is committed, and {node} has not applied revision {}",
+                        story.routed
+                    ));
+                }
+            }
+        }
+        self.found.violations.extend(wrong);
     }
 
     /// I1 and I3: who must live, against who lived.
@@ -464,7 +518,7 @@ mod tests {
 
     fn migration(at: u64, generation: u64, epoch: u64, phase: &str, verified: bool) -> Seen {
         let value = json!({
-            "instance": "a1", "original": {"tag": "a1"}, "class": "shared_state",
+            "instance": "a1", "service": "svc-a1", "original": {"tag": "a1"}, "class": "shared_state",
             "epoch": epoch, "phase": {"name": phase}, "verified": verified,
         });
         record(at, "migration", "m-1", generation, value)
@@ -570,6 +624,19 @@ mod tests {
                 "{name}: {found:#?}"
             );
         }
+        let mut history = good();
+        for seen in &mut history {
+            if matches!(&seen.what, What::Record { kind, .. } if kind == "routing-status") {
+                *seen = record(
+                    seen.at,
+                    "routing-status",
+                    "svc-a1~one",
+                    1,
+                    json!({"state": "applied", "revision": 2, "nodes": {"envoy": {"state": "applied"}}}),
+                );
+            }
+        }
+        assert!(check(&history).violations[0].starts_with("I3"));
         let mut history = good();
         history.pop();
         history.push(log(5, 7));

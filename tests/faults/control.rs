@@ -19,6 +19,8 @@ pub(crate) struct Control {
     history: History,
     child: Option<Child>,
     stands: bool,
+    /// Where it stood last.
+    pub(crate) place: String,
     /// Whether it has answered since it was started.
     pub(crate) answered: bool,
     /// The binary that it runs.
@@ -39,6 +41,7 @@ impl Control {
             history: to,
             child: None,
             stands: false,
+            place: String::new(),
             answered: false,
             program: binary(),
             environment: Vec::new(),
@@ -135,6 +138,7 @@ impl Control {
         let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         self.stands = state.starts_with('T');
         if self.stands {
+            place.unwrap_or_default().clone_into(&mut self.place);
             self.say(Did::Stand, place.map(str::to_owned));
         }
         self.stands

@@ -1,6 +1,7 @@
 //! `make faults KILLS=500 ZOMBIES=50`: real processes killed and stopped at every step, under
 //! constant load. Ends with a line per promise, and with an error if an invariant is broken, a
-//! request was lost or too little happened to mean anything.
+//! request was lost or too little happened to mean anything. `--check FOLDER` looks histories of
+//! earlier runs through again.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,16 +24,16 @@ mod outcome;
 mod points;
 mod troubles;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use campaign::{Blow, Campaign};
+use campaign::{Blow, Campaign, Shown};
 use lab::{Backing, SetUp};
 use outcome::Outcome;
 
 /// Requests a second: a little more than what is promised, as arrivals are random.
-const RATE: u32 = 525;
+const RATE: usize = 525;
 
 fn argument(name: &str) -> Option<String> {
     let mut words = std::env::args().skip_while(|word| word != name);
@@ -46,10 +47,45 @@ fn count(name: &str, default: usize) -> usize {
     })
 }
 
+/// Histories of earlier runs, from files.
+fn earlier(folder: &Path) -> Vec<Shown> {
+    let mut shown = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        println!("{}", file.display());
+        shown.push(Shown {
+            campaign: Campaign {
+                set_up: SetUp {
+                    backing: Backing::Redis,
+                    controls: 1,
+                    rate: 0,
+                },
+                blow: Blow::Kill,
+                count: 0,
+                seed: 0,
+            },
+            history: lines.collect(),
+            failures: Vec::new(),
+        });
+    }
+    shown
+}
+
 fn main() -> ExitCode {
+    if let Some(folder) = argument("--check") {
+        let outcome = Outcome::of(&earlier(Path::new(&folder)));
+        println!("{outcome}{:#?}", outcome.complaints());
+        for line in outcome.promises(1, 0) {
+            println!("{line}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let (kills, zombies) = (count("--kills", 500), count("--zombies", 50));
     let seed = count("--seed", 1) as u64;
     let controls = count("--controls", 2);
+    let rate = u32::try_from(count("--rate", RATE)).unwrap();
     let folder = PathBuf::from(argument("--histories").unwrap_or("target/faults".to_owned()));
     std::fs::create_dir_all(&folder).unwrap();
     let began = Instant::now();
@@ -59,7 +95,7 @@ fn main() -> ExitCode {
         set_up: SetUp {
             backing,
             controls,
-            rate: RATE,
+            rate,
         },
         blow,
         count,
@@ -84,7 +120,7 @@ fn main() -> ExitCode {
     }
     if let Some(base) = argument("--base") {
         let base = PathBuf::from(base);
-        let run = alternate::run(&base, count("--rounds", 6), RATE, &folder);
+        let run = alternate::run(&base, count("--rounds", 6), rate, &folder);
         shown.push(lab::block_on(run));
     }
     if count("--troubles", 1) > 0 {
@@ -93,7 +129,7 @@ fn main() -> ExitCode {
             (Backing::Redis, &troubles::ON_REDIS[..]),
             (Backing::Embedded, &troubles::EMBEDDED[..]),
         ] {
-            let run = troubles::run(backing, all, lasts, RATE, &folder);
+            let run = troubles::run(backing, all, lasts, rate, &folder);
             shown.push(lab::block_on(run));
         }
     }

@@ -140,11 +140,8 @@ impl Outcome {
     pub(crate) fn complaints(&self) -> Vec<String> {
         let mut all = self.violations.clone();
         all.extend(self.wrong.iter().cloned());
-        if self.failed + self.shed > 0 {
-            all.push(format!(
-                "{} requests failed, {} were not sent",
-                self.failed, self.shed
-            ));
+        if self.failed > 0 {
+            all.push(format!("{} requests failed", self.failed));
             all.extend(self.failures.iter().cloned());
         }
         all
@@ -260,7 +257,7 @@ impl fmt::Display for Outcome {
         }
         writeln!(
             f,
-            "requests: {} sent, {} failed, {} not sent",
+            "requests: {} sent, {} failed, {} not sent because too many were under way",
             self.sent, self.failed, self.shed
         )
     }

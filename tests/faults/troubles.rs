@@ -260,10 +260,10 @@ fn heal(lab: &mut Lab, trouble: Trouble) {
     }
 }
 
-/// A process that only burns, before everybody else.
+/// A process that only burns. It goes before the control plane, and beside everybody else.
 fn hog() -> Child {
-    Command::new("nice")
-        .args(["-n", "0", "sh", "-c", "while :; do :; done"])
+    Command::new("sh")
+        .args(["-c", "while :; do :; done"])
         .stdin(Stdio::null())
         .spawn()
         .unwrap()

@@ -18,7 +18,7 @@ use tonic::transport::Server;
 
 use crate::admin::Admin;
 use crate::config::XdsConfig;
-use crate::edge::{Board, SecretFolder, Watcher, World, Writer};
+use crate::edge::{Board, Nodes, SecretFolder, Watcher, World, Writer};
 use crate::error::XdsError;
 use crate::events::Events;
 use crate::gate::Gate;
@@ -114,6 +114,8 @@ impl XdsServer {
             telemetry: telemetry.clone(),
             interval: config.traffic_interval,
             server: config.name.clone(),
+            patience: config.node_patience,
+            nodes: Nodes::default(),
         };
         let shared = Shared::new(
             &config,

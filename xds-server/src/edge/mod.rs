@@ -6,4 +6,4 @@ mod writer;
 
 pub(crate) use secrets::SecretFolder;
 pub(crate) use watcher::{Watcher, World};
-pub(crate) use writer::{Board, Writer};
+pub(crate) use writer::{Board, Nodes, Writer};
