@@ -99,7 +99,7 @@ async fn answer(
         let works = Duration::from_millis(manner.works_ms);
         tokio::time::sleep(if manner.slow { works * 6 / 5 } else { works }).await;
     }
-    let one_in = |every: u64| every > 0 && turn % every == 0;
+    let one_in = |every: u64| every > 0 && turn.is_multiple_of(every);
     let wrong =
         one_in(manner.wrong_one_in) || manner.wrong_key.is_some_and(|key| path.ends_with(key));
     let mut response = Response::builder();

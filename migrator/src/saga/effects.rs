@@ -141,7 +141,8 @@ async fn dispatch(
             route(context, migration, Some((split, to.mirror))).await?;
             Ok(Outcome::Done)
         }
-        EffectKind::Judge(scope) => judge(context, migration, *scope).await,
+        // On the heap: the ramp's evidence is large, and every effect's future is as large as the largest.
+        EffectKind::Judge(scope) => Box::pin(judge(context, migration, *scope)).await,
         EffectKind::AwaitDrain => await_drain(context, migration).await,
         EffectKind::Adopt => {
             adopt(context, migration).await?;
