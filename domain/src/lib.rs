@@ -6,6 +6,7 @@
 //! traffic, a [`QuantileCurve`] never crosses, and an original can only be destroyed with a
 //! [`ZeroTraffic`] proof.
 
+pub mod announcement;
 pub mod forecast;
 pub mod ids;
 pub mod inventory;
@@ -18,6 +19,7 @@ pub mod traffic;
 pub mod units;
 pub mod weight;
 
+pub use announcement::{Announcement, AnnouncementError, When};
 pub use forecast::{Forecast, HorizonForecast, ModelRef, Reading, Readings};
 pub use ids::{HolderId, HostId, IdError, InstanceId, MigrationId, NodeId, PlanId, ServiceId};
 pub use inventory::{

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pairs::PairSettings;
+use crate::room::Caps;
 
 /// Settings of the migrator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +38,8 @@ pub struct Settings {
     pub retry_ms: u64,
     /// Migrations at a time, in all.
     pub max_migrations: usize,
+    /// Migrations at a time that leave or enter one host.
+    pub max_per_host: usize,
     /// In which steps traffic moves.
     pub ramp: RampPlan,
     /// Bounds of a migration's patience.
@@ -49,6 +52,10 @@ pub struct Settings {
     pub drain_deadline_ms: u64,
     /// How long leadership lasts without renewal, in milliseconds.
     pub lease_ms: u64,
+    /// Into how many parts the services are divided, each led by one migrator at a time. All
+    /// migrators of a store must have the same; it may change only while none runs and nothing is
+    /// under way.
+    pub shards: u32,
 }
 
 /// Settings of the judge.
@@ -185,12 +192,14 @@ impl Default for Settings {
             cool_down_ms: 3_600_000,
             retry_ms: 900_000,
             max_migrations: 2,
+            max_per_host: 2,
             ramp: default_ramp(),
             limits: Limits::default(),
             judge: JudgeSettings::default(),
             pairs: PairSettings::default(),
             drain_deadline_ms: 30_000,
             lease_ms: 5_000,
+            shards: 1,
         }
     }
 }
@@ -210,6 +219,8 @@ impl Settings {
             ("lease_ms", self.lease_ms, 500..=600_000),
             ("drain_deadline_ms", self.drain_deadline_ms, 0..=86_400_000),
             ("max_migrations", self.max_migrations as u64, 0..=10_000),
+            ("max_per_host", self.max_per_host as u64, 1..=10_000),
+            ("shards", u64::from(self.shards), 1..=256),
             ("limits.attempts", u64::from(self.limits.attempts), 1..=100),
             (
                 "limits.sync_rounds",
@@ -234,6 +245,19 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// How long leadership lasts without renewal.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.max(100))
+    }
+
+    /// How many migrations may be under way.
+    pub const fn caps(&self) -> Caps {
+        Caps {
+            in_all: self.max_migrations,
+            per_host: self.max_per_host,
+        }
     }
 
     /// One look's time.

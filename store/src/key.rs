@@ -24,9 +24,9 @@ pub enum Kind {
     Routing,
     /// `domain::Decision`: the latest one, id `latest`.
     Decision,
-    /// `domain::RoutingStatus`, by service id.
+    /// `domain::RoutingStatus`, by service id and control plane (`domain::routing::word_id`).
     RoutingStatus,
-    /// `domain::Traffic`, by service id.
+    /// `domain::Traffic`, by service id and control plane.
     Traffic,
     /// `domain::Readings`, by instance id.
     Readings,
@@ -36,6 +36,12 @@ pub enum Kind {
     Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
+    /// A migrator's sign of life, by holder id.
+    Member,
+    /// A control plane that has a name, by that.
+    Server,
+    /// `domain::Announcement`, by its id.
+    Announcement,
 }
 
 /// Whether a record survives a crash.
@@ -49,7 +55,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -64,6 +70,9 @@ impl Kind {
         Self::Readings,
         Self::Forecast,
         Self::Progress,
+        Self::Member,
+        Self::Server,
+        Self::Announcement,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -77,12 +86,15 @@ impl Kind {
             | Self::Migration
             | Self::Routing
             | Self::Decision
-            | Self::Node => Durability::Durable,
+            | Self::Node
+            | Self::Announcement => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
             | Self::Forecast
-            | Self::Progress => Durability::Ephemeral,
+            | Self::Progress
+            | Self::Member
+            | Self::Server => Durability::Ephemeral,
         }
     }
 
@@ -103,6 +115,9 @@ impl Kind {
             Self::Forecast => "forecast",
             Self::Node => "node",
             Self::Progress => "progress",
+            Self::Member => "member",
+            Self::Server => "server",
+            Self::Announcement => "announcement",
         }
     }
 }

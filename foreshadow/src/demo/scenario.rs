@@ -198,6 +198,7 @@ impl Scenario {
             });
         }
         Ok(Config {
+            replicas: None,
             data: data.to_owned(),
             store: StoreChoice::Embedded,
             xds: ([127, 0, 0, 1], 0).into(),
@@ -299,6 +300,7 @@ fn settings(policy: Policy) -> Settings {
         },
         drain_deadline_ms: 10_000,
         lease_ms: 5_000,
+        ..Settings::default()
     }
 }
 

@@ -8,7 +8,7 @@ use domain::{
     Migration, NodeId, NodeTraffic, Pairs, Routing, RoutingState, RoutingStatus, Side, Timestamp,
     Traffic,
 };
-use store::{Key, Kind};
+use store::words;
 
 use super::Context;
 use super::effects::EffectError;
@@ -23,10 +23,8 @@ pub(super) async fn applied(
     context: &Context,
     routing: &Routing,
 ) -> Result<RoutingStatus, EffectError> {
-    let key = Key::new(Kind::RoutingStatus, routing.service.as_str());
     loop {
-        if let Some(record) = context.store.get(&key).await? {
-            let status: RoutingStatus = record.parse()?.value;
+        if let Some(status) = words::routing_status(&*context.store, &routing.service).await? {
             if status.has_applied(routing.revision) {
                 return Ok(status);
             }
@@ -41,15 +39,17 @@ pub(super) async fn applied(
     }
 }
 
+/// The newest revision that data planes have been given, if any.
+pub(crate) async fn published(
+    context: &Context,
+    service: &domain::ServiceId,
+) -> Result<Option<u64>, store::StoreError> {
+    let status = words::routing_status(&*context.store, service).await?;
+    Ok(status.map(|status| status.revision))
+}
+
 async fn traffic(context: &Context, migration: &Migration) -> Result<Option<Traffic>, EffectError> {
-    let key = Key::new(Kind::Traffic, migration.service.as_str());
-    Ok(context
-        .store
-        .get(&key)
-        .await?
-        .map(|record| record.parse())
-        .transpose()?
-        .map(|t| t.value))
+    Ok(words::traffic(&*context.store, &migration.service).await?)
 }
 
 /// Requests in progress on a cluster.
@@ -98,12 +98,8 @@ fn is_quiet(before: Option<&NodeTraffic>, now: &NodeTraffic, cluster: &str) -> b
 
 /// The nodes that the control plane knows.
 async fn nodes(context: &Context, migration: &Migration) -> Result<Vec<NodeId>, EffectError> {
-    let key = Key::new(Kind::RoutingStatus, migration.service.as_str());
-    let Some(record) = context.store.get(&key).await? else {
-        return Ok(Vec::new());
-    };
-    let status: RoutingStatus = record.parse()?.value;
-    Ok(status.nodes.into_keys().collect())
+    let status = words::routing_status(&*context.store, &migration.service).await?;
+    Ok(status.map_or_else(Vec::new, |status| status.nodes.into_keys().collect()))
 }
 
 /// Follows both sides of a migration from the start of a stage. The evidence lives here and in
