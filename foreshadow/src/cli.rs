@@ -233,3 +233,13 @@ pub struct GcOptions {
     #[command(flatten)]
     pub client: ClientOptions,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        super::Cli::command().debug_assert();
+    }
+}
