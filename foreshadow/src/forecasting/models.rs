@@ -34,7 +34,7 @@ pub fn run(options: &ModelsOptions) -> Result<ExitCode, Failure> {
             }
         }
         ModelsCommand::Show { name } => {
-            print!("{}", registry.show(name).map_err(|error| failed(&error))?)
+            print!("{}", registry.show(name).map_err(|error| failed(&error))?);
         }
         ModelsCommand::Promote { name } => {
             registry.promote(name).map_err(|error| failed(&error))?;
