@@ -322,3 +322,13 @@ pub struct SimulateRampOptions {
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        super::Cli::command().debug_assert();
+    }
+}

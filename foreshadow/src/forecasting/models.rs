@@ -33,13 +33,12 @@ pub fn run(options: &ModelsOptions) -> Result<ExitCode, Failure> {
                 println!("{mark:<2}{:<32} {id:<20} {hash:<12} {state}", entry.name);
             }
         }
-        ModelsCommand::Show { version } => print!(
-            "{}",
-            registry.show(version).map_err(|error| failed(&error))?
-        ),
-        ModelsCommand::Promote { version } => {
-            registry.promote(version).map_err(|error| failed(&error))?;
-            println!("{version} is in use");
+        ModelsCommand::Show { name } => {
+            print!("{}", registry.show(name).map_err(|error| failed(&error))?);
+        }
+        ModelsCommand::Promote { name } => {
+            registry.promote(name).map_err(|error| failed(&error))?;
+            println!("{name} is in use");
         }
         ModelsCommand::Rollback => {
             let version = registry.rollback().map_err(|error| failed(&error))?;

@@ -119,12 +119,12 @@ pub enum ModelsCommand {
     /// One version's manifest, after checking the model against it.
     Show {
         /// Its folder's name.
-        version: String,
+        name: String,
     },
     /// Use a version; running forecasters take it up at their next forecast.
     Promote {
         /// Its folder's name.
-        version: String,
+        name: String,
     },
     /// Use the version before again.
     Rollback,
