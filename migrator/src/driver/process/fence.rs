@@ -153,13 +153,18 @@ impl Fence {
         deadline: Instant,
     ) -> Result<Act, DriverError> {
         let files = self.files(lease);
-        files.note(operation, ours)?;
+        files.note(operation, ours, deadline).await?;
         files.drain(operation, ours, deadline).await?;
         let acts = files
-            .hold_acts(operation, FlockOperation::NonBlockingLockShared, deadline)
+            .hold(
+                &files.acts,
+                operation,
+                FlockOperation::NonBlockingLockShared,
+                deadline,
+            )
             .await?;
         // While it is held nobody can take over; so this answer stays true.
-        files.refuse_stale(operation, ours)?;
+        files.refuse_stale(operation, ours, deadline).await?;
         Ok(Act {
             _acts: Arc::new(acts),
         })
@@ -173,9 +178,15 @@ impl Files {
     }
 
     /// Remembers an epoch that is newer than what was seen; refuses one that is older.
-    fn note(&self, operation: &'static str, ours: Epoch) -> Result<(), DriverError> {
+    async fn note(
+        &self,
+        operation: &'static str,
+        ours: Epoch,
+        deadline: Instant,
+    ) -> Result<(), DriverError> {
         let io = self.io(operation);
-        let _moment = lock_file(&self.lock).map_err(&io)?;
+        let alone = FlockOperation::NonBlockingLockExclusive;
+        let _moment = self.hold(&self.lock, operation, alone, deadline).await?;
         let seen = read(&self.epoch).map_err(&io)?;
         if ours > seen {
             write(&self.epoch, ours).map_err(&io)?;
@@ -183,9 +194,15 @@ impl Files {
         fenced(operation, ours, seen)
     }
 
-    fn refuse_stale(&self, operation: &'static str, ours: Epoch) -> Result<(), DriverError> {
+    async fn refuse_stale(
+        &self,
+        operation: &'static str,
+        ours: Epoch,
+        deadline: Instant,
+    ) -> Result<(), DriverError> {
         let io = self.io(operation);
-        let _moment = lock_file(&self.lock).map_err(&io)?;
+        let alone = FlockOperation::NonBlockingLockExclusive;
+        let _moment = self.hold(&self.lock, operation, alone, deadline).await?;
         fenced(operation, ours, read(&self.epoch).map_err(&io)?)
     }
 
@@ -201,7 +218,7 @@ impl Files {
             return Ok(());
         }
         let alone = FlockOperation::NonBlockingLockExclusive;
-        let acts = self.hold_acts(operation, alone, deadline).await?;
+        let acts = self.hold(&self.acts, operation, alone, deadline).await?;
         if read(&self.drained).map_err(&io)? < ours {
             write(&self.drained, ours).map_err(&io)?;
         }
@@ -209,14 +226,16 @@ impl Files {
         Ok(())
     }
 
-    async fn hold_acts(
+    /// Holds one of the files. Whoever has it and stands still is ended, for a moment's lock, too.
+    async fn hold(
         &self,
+        path: &Path,
         operation: &'static str,
         how: FlockOperation,
         deadline: Instant,
     ) -> Result<File, DriverError> {
         let io = self.io(operation);
-        let file = open(&self.acts).map_err(&io)?;
+        let file = open(path).map_err(&io)?;
         let began = Instant::now();
         let mut ended = false;
         loop {
@@ -233,11 +252,7 @@ impl Files {
             }
             if now >= deadline {
                 let reason = "what an earlier leader began still runs";
-                return Err(transient(
-                    operation,
-                    self.acts.display().to_string(),
-                    reason,
-                ));
+                return Err(transient(operation, path.display().to_string(), reason));
             }
             tokio::time::sleep(GLANCE).await;
         }
