@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use domain::{HostId, InstanceId, MigrationId, NodeId, Policy};
 
+use crate::simulate::SimulateOptions;
 use crate::workload::WorkloadOptions;
 
 /// Moves instances before contention hurts them.
@@ -43,6 +44,8 @@ pub enum Command {
     Retry(MigrationOptions),
     /// Answer a parked migration: undo everything.
     Rollback(MigrationOptions),
+    /// Play traces against the planner and the rules of its peers, in virtual time.
+    Simulate(SimulateOptions),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod error;
 pub mod http;
 pub mod load;
+pub mod simulate;
 pub mod status;
 pub mod storage;
 pub mod workload;
@@ -43,6 +44,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Abort(options) => block_on(client::tell(options, "abort")),
         Command::Retry(options) => block_on(client::tell(options, "retry")),
         Command::Rollback(options) => block_on(client::tell(options, "rollback")),
+        Command::Simulate(options) => {
+            log("error");
+            simulate::run(&options)
+        }
         Command::Schema => {
             print!("{}", config::schema()?);
             Ok(ExitCode::SUCCESS)

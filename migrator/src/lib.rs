@@ -1,24 +1,33 @@
 //! Deciding what moves where and when, and moving it.
 //!
 //! - [`world`]: what a decision rests on, read from the store as one value.
-//! - [`detect`]: contention, seen or predicted. [`plan`]: candidates, targets, scores, reasons.
-//!   Both are pure: same world, same decision.
+//! - [`pool`]: hosts and instances as numbers; [`belief`]: how far forecasts can be trusted.
+//! - [`detect`]: contention, seen or predicted. [`select`]: which instances may move. [`place`]:
+//!   which hosts may take them. [`search`]: the best moves. [`plan`]: the decision, with reasons.
+//!   [`ledger`]: what moves promised and what they brought. All pure: same world, same decision.
 //! - [`judge`]: whether a shadow is no worse than its original. Pure.
 //! - [`saga`]: carries out the effects of `domain::migration::step`, intent logged first.
 //! - [`driver`]: what makes, copies, checks and destroys instances.
 //! - [`service`]: the running migrator: leadership, readings, decisions, migrations.
 
+pub mod belief;
 pub mod detect;
 pub mod driver;
 pub mod judge;
+pub mod ledger;
+mod normal;
 mod orders;
+pub mod place;
 pub mod plan;
+pub mod pool;
 pub mod saga;
 mod sampler;
+pub mod search;
+pub mod select;
 pub mod service;
 pub mod settings;
 pub mod world;
 
 pub use orders::{Answer, OrderError};
 pub use service::{Migrator, MigratorError};
-pub use settings::{JudgeSettings, Settings};
+pub use settings::{JudgeSettings, Planning, Settings};

@@ -36,6 +36,10 @@ pub enum Kind {
     Node,
     /// Progress of a migration's current step, for people, by migration id.
     Progress,
+    /// Who isolates a host, by host id.
+    Isolation,
+    /// What a decision was made from, by plan id, or `latest`.
+    Evidence,
 }
 
 /// Whether a record survives a crash.
@@ -49,7 +53,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -64,6 +68,8 @@ impl Kind {
         Self::Readings,
         Self::Forecast,
         Self::Progress,
+        Self::Isolation,
+        Self::Evidence,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -77,7 +83,9 @@ impl Kind {
             | Self::Migration
             | Self::Routing
             | Self::Decision
-            | Self::Node => Durability::Durable,
+            | Self::Node
+            | Self::Isolation
+            | Self::Evidence => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
@@ -103,6 +111,8 @@ impl Kind {
             Self::Forecast => "forecast",
             Self::Node => "node",
             Self::Progress => "progress",
+            Self::Isolation => "isolation",
+            Self::Evidence => "evidence",
         }
     }
 }

@@ -250,6 +250,7 @@ fn instance(
         anti_affinity: Vec::new(),
         memory_bytes: 96 * 1024 * 1024,
         movable: true,
+        placement: domain::Placement::default(),
     })
 }
 
@@ -289,6 +290,7 @@ fn settings(policy: Policy) -> Settings {
             prove_slow_margin: 0.5,
             ..JudgeSettings::default()
         },
+        planning: migrator::Planning::default(),
         drain_deadline_ms: 10_000,
         lease_ms: 5_000,
     }

@@ -39,6 +39,7 @@ fn instance(name: &str, on: &str) -> Instance {
             anti_affinity: Vec::new(),
             memory_bytes: 1_000,
             movable: true,
+            placement: domain::Placement::default(),
         },
         replica: Replica {
             host: HostId::new(on).unwrap(),
