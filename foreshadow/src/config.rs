@@ -37,6 +37,9 @@ pub struct Config {
     /// encrypted or authenticated yet.
     #[serde(default)]
     pub insecure_remote: bool,
+    /// Addresses (`http://…`) to which plans, assignments and isolation are posted as JSON.
+    #[serde(default)]
+    pub webhooks: Vec<String>,
     /// The hosts.
     pub hosts: Vec<Host>,
     /// The services.
@@ -146,6 +149,14 @@ impl Config {
                 return Err(format!(
                     "{field} is {address}; allowed is an address of this machine alone, as \
                      127.0.0.1, or set insecure_remote: true"
+                ));
+            }
+        }
+        for address in &self.webhooks {
+            let known: Result<hyper::Uri, _> = address.parse();
+            if !known.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some()) {
+                return Err(format!(
+                    "webhooks: {address:?} is no address; allowed is http://host:port/path"
                 ));
             }
         }

@@ -12,6 +12,7 @@ pub mod load;
 pub mod simulate;
 pub mod status;
 pub mod storage;
+pub mod webhooks;
 pub mod workload;
 
 use std::process::ExitCode;
@@ -39,6 +40,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Status(options) => block_on(client::status(options)),
         Command::Plan(options) => block_on(client::plan(options)),
+        Command::Replay(options) => block_on(client::replay(options)),
+        Command::Isolate(options) => block_on(client::isolate(options, false)),
+        Command::Evacuate(options) => block_on(client::isolate(options, true)),
+        Command::DeIsolate(options) => block_on(client::release(options)),
         Command::Explain(options) => block_on(client::explain(options)),
         Command::Move(options) => block_on(client::order(options)),
         Command::Abort(options) => block_on(client::tell(options, "abort")),

@@ -30,8 +30,10 @@ const FROM: f64 = -4.0;
 const STEP: f64 = 0.25;
 /// Number of its entries: up to +8.
 const GRID: usize = 49;
-/// How many observed errors the normal prior is worth.
-const PRIOR: f64 = 400.0;
+/// How many observed errors the prior is worth.
+const PRIOR: f64 = 100.0;
+/// Errors after which stated probabilities are held against what came.
+const LEARNT: f64 = 400.0;
 /// Weight that is kept of what was learnt, per error: a memory of some 20 000 errors.
 const KEPT: f64 = 0.999_95;
 /// Points of the window at which forecasts are followed up.
@@ -42,47 +44,28 @@ const ISSUES: usize = 96;
 
 /// Distribution of standardised errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Counted", into = "Counted")]
 pub struct Tail {
-    counted: Counted,
-    survival: Vec<f64>,
-    excess: Vec<f64>,
-}
-
-/// What a [`Tail`] has seen.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-struct Counted {
     seen: f64,
     /// Errors above each entry.
     above: Vec<f64>,
+    survival: Vec<f64>,
+    excess: Vec<f64>,
 }
 
 fn entry(index: usize) -> f64 {
     FROM + STEP * index as f64
 }
 
-impl From<Counted> for Tail {
-    fn from(mut counted: Counted) -> Self {
-        counted.above.resize(GRID, 0.0);
+impl Default for Tail {
+    fn default() -> Self {
         let mut tail = Self {
-            counted,
+            seen: 0.0,
+            above: vec![0.0; GRID],
             survival: vec![0.0; GRID],
             excess: vec![0.0; GRID],
         };
-        tail.refresh();
+        tail.refresh(None);
         tail
-    }
-}
-
-impl From<Tail> for Counted {
-    fn from(tail: Tail) -> Self {
-        tail.counted
-    }
-}
-
-impl Default for Tail {
-    fn default() -> Self {
-        Self::from(Counted::default())
     }
 }
 
@@ -91,17 +74,22 @@ impl Tail {
         if !error.is_finite() {
             return;
         }
-        self.counted.seen = self.counted.seen * KEPT + 1.0;
-        for (index, above) in self.counted.above.iter_mut().enumerate() {
+        self.seen = self.seen * KEPT + 1.0;
+        for (index, above) in self.above.iter_mut().enumerate() {
             *above = *above * KEPT + f64::from(u8::from(error > entry(index)));
         }
     }
 
-    fn refresh(&mut self) {
-        let all = PRIOR + self.counted.seen;
+    /// Makes the table anew, from a prior: the normal distribution, or what is known of another
+    /// point.
+    fn refresh(&mut self, known: Option<&Self>) {
+        let all = PRIOR + self.seen;
         for index in 0..GRID {
-            let prior = PRIOR * normal::survival(entry(index));
-            self.survival[index] = (prior + self.counted.above[index]) / all;
+            let prior = match known {
+                Some(known) => known.survival[index],
+                None => normal::survival(entry(index)),
+            };
+            self.survival[index] = (PRIOR * prior + self.above[index]) / all;
         }
         self.excess[GRID - 1] = 0.0;
         for index in (0..GRID - 1).rev() {
@@ -142,6 +130,8 @@ struct Foretold {
     spread: f64,
     limit: f64,
     stated: f64,
+    /// Whether enough was known for that.
+    learnt: bool,
 }
 
 /// Forecasts of one host made at one time.
@@ -195,6 +185,12 @@ impl Belief {
             .get(&resource)
             .and_then(|tails| tails.get(nearest))
             .unwrap_or(&self.normal)
+    }
+
+    /// How many errors were seen at a point that is followed.
+    fn seen(&self, resource: Resource, followed: usize) -> f64 {
+        let tails = self.tails.get(&resource);
+        tails.and_then(|tails| tails.get(followed)).map_or(0.0, |tail| tail.seen)
     }
 
     /// Mean correlation of the errors of instances on one host.
@@ -255,8 +251,12 @@ impl Belief {
         issues.retain(|hosts| !hosts.is_empty());
         self.issues = issues;
         if learnt {
-            for tail in self.tails.values_mut().flatten() {
-                tail.refresh();
+            for tails in self.tails.values_mut() {
+                // What nothing is known of yet is like the point before it.
+                for index in 0..tails.len() {
+                    let (before, from) = tails.split_at_mut(index);
+                    from[0].refresh(before.last());
+                }
             }
         }
     }
@@ -297,6 +297,9 @@ impl Belief {
         tails.resize_with(FOLLOWED.len(), Tail::default);
         if foretold.spread > 0.0 {
             tails[foretold.followed].learn((sum - foretold.mean) / foretold.spread);
+        }
+        if !foretold.learnt {
+            return;
         }
         self.reliability.resize(10, Bin::default());
         #[expect(
@@ -372,6 +375,7 @@ fn followed(
                 spread,
                 limit,
                 stated,
+                learnt: belief.seen(resource, followed) >= LEARNT,
             });
         }
     }
@@ -393,7 +397,7 @@ mod tests {
             assert!((tail.beyond(z).0 - probability).abs() < 2e-3, "{z}");
         }
         // The mean of a standard normal above 0 is 1/√(2π).
-        assert!((tail.beyond(0.0).1 - 0.398_94).abs() < 2e-3);
+        assert!((tail.beyond(0.0).1 - 0.398_94).abs() < 4e-3);
         assert_eq!(tail.beyond(50.0), (0.0, 0.0));
         assert!((tail.beyond(-10.0).1 - 10.0).abs() < 2e-2);
     }
@@ -405,7 +409,7 @@ mod tests {
             // A uniform spread over ±2 has all of its mass there.
             tail.learn(f64::from(i % 400) / 100.0 - 2.0);
         }
-        tail.refresh();
+        tail.refresh(None);
         assert!((tail.beyond(1.0).0 - 0.25).abs() < 0.01, "{:?}", tail.beyond(1.0));
         assert!((tail.beyond(-1.0).0 - 0.75).abs() < 0.01);
     }
@@ -414,7 +418,7 @@ mod tests {
     fn what_was_learnt_survives_being_stored() {
         let mut tail = Tail::default();
         (0..500).for_each(|_| tail.learn(3.0));
-        tail.refresh();
+        tail.refresh(None);
         let text = serde_json::to_string(&tail).unwrap();
         assert_eq!(serde_json::from_str::<Tail>(&text).unwrap(), tail);
     }

@@ -13,6 +13,8 @@
 pub mod belief;
 pub mod detect;
 pub mod driver;
+pub mod events;
+pub mod explain;
 pub mod judge;
 pub mod ledger;
 mod normal;

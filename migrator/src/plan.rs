@@ -109,8 +109,7 @@ impl Draft<'_, '_> {
             );
             self.refuse(left_out);
             for row in rows {
-                let in_flight = self.under_way(host);
-                if self.free == 0 || in_flight >= self.settings.planning.max_per_host {
+                if self.free == 0 || self.room(host) == 0 {
                     break;
                 }
                 let (found, left_out) = self.search.refuge(row, host);
@@ -142,16 +141,10 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Migrations to and from a host, those of this decision included.
-    fn under_way(&self, host: usize) -> usize {
-        let row = &self.search.pool.hosts()[host];
-        let id = &row.host.id;
-        let taken = self
-            .moves
-            .iter()
-            .filter(|taken| taken.from == *id || taken.target == *id)
-            .count();
-        row.in_flight + taken
+    /// Migrations that may still go to or from a host.
+    fn room(&self, host: usize) -> usize {
+        let most = self.settings.planning.max_per_host;
+        most.saturating_sub(self.search.pool.hosts()[host].in_flight)
     }
 
     fn relieve_host(&mut self, host: usize, contention: &Contention) {
@@ -168,12 +161,7 @@ impl Draft<'_, '_> {
         let mut chosen: Vec<(usize, usize)> = Vec::new();
         let mut first = true;
         loop {
-            let most = self
-                .settings
-                .planning
-                .max_per_host
-                .saturating_sub(self.under_way(host) + chosen.len());
-            let room = most.min(self.free.saturating_sub(chosen.len()));
+            let room = self.room(host).min(self.free.saturating_sub(chosen.len()));
             let best = self.best(host, &singles, room.max(usize::from(first)));
             let worth = best
                 .as_ref()
@@ -185,7 +173,7 @@ impl Draft<'_, '_> {
             let Some(best) = best.filter(|_| worth) else {
                 break;
             };
-            if room < best.moves.len() || self.full(&best) {
+            if room < best.moves.len() {
                 self.postpone(&best);
                 break;
             }
@@ -202,21 +190,10 @@ impl Draft<'_, '_> {
                 .iter()
                 .all(|&(row, _)| self.search.pool.instance(row).replica.host == contention.host);
         if simple && !chosen.is_empty() {
-            let most = self.free.min(
-                self.settings
-                    .planning
-                    .max_per_host
-                    .saturating_sub(self.under_way(host)),
-            );
+            let most = self.free.min(chosen.len() + self.room(host));
             self.search.exchange(host, &mut chosen, most);
         }
         self.write_down(host, &chosen, contention);
-    }
-
-    /// Whether a host that takes part has as many migrations as it may.
-    fn full(&self, found: &Found) -> bool {
-        let most = self.settings.planning.max_per_host;
-        found.moves.iter().any(|&(_, to)| self.under_way(to) >= most)
     }
 
     fn best(&mut self, host: usize, singles: &[Found], room: usize) -> Option<Found> {

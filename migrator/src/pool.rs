@@ -75,7 +75,7 @@ impl Sum {
 pub struct HostRow<'w> {
     /// Its record.
     pub host: &'w Host,
-    /// Migrations under way to and from it.
+    /// Migrations to and from it: under way, and on paper.
     pub in_flight: usize,
     limits: [Option<f64>; RESOURCES],
     /// Why its capacity cannot be trusted, if so.
@@ -97,6 +97,8 @@ struct Row<'w> {
     instance: &'w Instance,
     /// Where it is (or will be, once the moves under way are done); `None` off every known host.
     host: Option<usize>,
+    /// Where it runs until a move is done.
+    home: Option<usize>,
     moving: bool,
     forecast: bool,
 }
@@ -244,6 +246,7 @@ impl<'w> Pool<'w> {
         self.rows.push(Row {
             instance,
             host: there.or(here),
+            home: here,
             moving: target.is_some(),
             forecast,
         });
@@ -255,10 +258,7 @@ impl<'w> Pool<'w> {
         if let (Some(here), Some(there)) = (here, there)
             && here != there
         {
-            for resource in Resource::ALL {
-                let cell = self.demand[row * RESOURCES + resource as usize][0];
-                self.leaving[here][resource as usize].add(cell);
-            }
+            self.leave(row, here, Change::Plus(row));
         }
         for host in [here, there].into_iter().flatten() {
             if target.is_some() {
@@ -385,18 +385,42 @@ impl<'w> Pool<'w> {
         }
     }
 
-    /// Moves an instance on paper.
+    /// Moves an instance on paper. It keeps its room where it runs until the move is done.
     pub fn relocate(&mut self, row: usize, to: usize) {
         let memory = self.rows[row].instance.spec.memory_bytes as f64;
+        let home = self.rows[row].home;
         if let Some(from) = self.rows[row].host {
             self.by_host[from].retain(|&other| other != row);
             self.shift(from, Change::Minus(row));
-            self.hosts[from].memory -= memory;
+            if home == Some(from) {
+                self.leave(row, from, Change::Plus(row));
+                self.hosts[from].in_flight += 1;
+            } else {
+                self.hosts[from].memory -= memory;
+                self.hosts[from].in_flight -= 1;
+            }
         }
         self.by_host[to].push(row);
         self.shift(to, Change::Plus(row));
-        self.hosts[to].memory += memory;
+        if home == Some(to) {
+            self.leave(row, to, Change::Minus(row));
+            self.hosts[to].in_flight -= 1;
+        } else {
+            self.hosts[to].memory += memory;
+            self.hosts[to].in_flight += 1;
+        }
         self.rows[row].host = Some(to);
+    }
+
+    /// Notes that a row is leaving a host, or is not.
+    fn leave(&mut self, row: usize, host: usize, change: Change) {
+        for resource in 0..RESOURCES {
+            let cell = self.demand[row * RESOURCES + resource][0];
+            match change {
+                Change::Plus(_) => self.leaving[host][resource].add(cell),
+                Change::Minus(_) => self.leaving[host][resource].remove(cell),
+            }
+        }
     }
 
     /// Risk and harm of a host after some changes.

@@ -328,7 +328,7 @@ impl<'a, 'w> Search<'a, 'w> {
             }
             changes.entry(to).or_default().push(Change::Plus(row));
         }
-        // Memory of several that come together.
+        // Several together: the migrations of each host, and their memory.
         for (&host, changes) in &changes {
             let coming: f64 = changes
                 .iter()
@@ -338,6 +338,9 @@ impl<'a, 'w> Search<'a, 'w> {
                 })
                 .sum();
             let target = &self.pool.hosts()[host];
+            if target.in_flight + changes.len() > self.settings.planning.max_per_host {
+                return false;
+            }
             let capacity = target.host.capacity.memory.unwrap_or(f64::INFINITY);
             if coming > 0.0 && target.memory + coming > capacity {
                 return false;

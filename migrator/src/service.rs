@@ -27,6 +27,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::detect::Memory;
 use crate::driver::Driver;
+use crate::events;
+use crate::explain::Evidence;
 use crate::orders::{Answer, Desk, Order, OrderError, Wish};
 use crate::plan;
 use crate::saga::{self, Context};
@@ -51,6 +53,7 @@ pub struct Migrator {
     tasks: TaskTracker,
     aborts: Arc<Aborts>,
     orders: Desk,
+    memory: Arc<Mutex<Memory>>,
 }
 
 /// Where reasons to abort are left, per migration.
@@ -85,6 +88,18 @@ struct Shared {
     cancel: CancellationToken,
     tasks: TaskTracker,
     aborts: Arc<Aborts>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Shared {
+    fn memory(&self) -> Memory {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.clone()
+    }
+
+    fn remember(&self, memory: Memory) {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = memory;
+    }
 }
 
 impl Migrator {
@@ -106,7 +121,9 @@ impl Migrator {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             aborts: Arc::default(),
+            memory: Arc::default(),
         };
+        let memory = Arc::clone(&shared.memory);
         let tasks = shared.tasks.clone();
         let (orders, taken) = Desk::new();
         let sampler = Sampler {
@@ -122,7 +139,15 @@ impl Migrator {
             tasks,
             aborts: shared.aborts,
             orders,
+            memory,
         }
+    }
+
+    /// What would be decided in a world now, without doing or remembering anything of it.
+    pub fn dry_run(&self, world: &World, settings: &Settings) -> Decision {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = memory.clone();
+        plan::decide(world, settings, &mut memory)
     }
 
     /// Moves an instance to a host because somebody asks for it.
@@ -208,7 +233,7 @@ async fn lead(
     let term = shared.cancel.child_token();
     let _ends = term.clone().drop_guard();
     resume(shared, lease, &term).await?;
-    let mut memory = Memory::default();
+    shared.remember(Memory::default());
     let mut tick = tokio::time::interval(shared.settings.tick());
     let mut renew = tokio::time::interval(ttl / 3);
     loop {
@@ -219,7 +244,7 @@ async fn lead(
                 shared.store.renew(lease, ttl).await?;
             }
             Some(order) = orders.recv() => obey(shared, lease, &term, order).await?,
-            _ = tick.tick() => look(shared, lease, &term, &mut memory).await?,
+            _ = tick.tick() => look(shared, lease, &term).await?,
         }
     }
 }
@@ -312,21 +337,23 @@ async fn look(
     shared: &Shared,
     lease: &Lease,
     term: &CancellationToken,
-    memory: &mut Memory,
 ) -> Result<(), MigratorError> {
     let world = World::read(&*shared.store, shared.clock.now()).await?;
-    let decision = plan::decide(&world, &shared.settings, memory);
+    let mut memory = shared.memory();
+    let evidence = Evidence::of(&world, &shared.settings, &mut memory);
+    shared.remember(memory);
     let latest = Key::new(Kind::Decision, "latest");
-    if decision.moves.is_empty() {
-        if worth_storing(shared, &latest, &decision).await? {
+    if evidence.decision.moves.is_empty() {
+        if worth_storing(shared, &latest, &evidence.decision).await? {
             let put = Transaction::new()
                 .fenced(lease)
-                .put(latest, Expect::Any, &decision)?;
+                .put(latest, Expect::Any, &evidence.decision)?
+                .put(Key::new(Kind::Evidence, "latest"), Expect::Any, &evidence)?;
             shared.store.commit(put).await?;
         }
         return Ok(());
     }
-    begin(shared, lease, term, &world, &decision).await?;
+    begin(shared, lease, term, &world, &evidence.decision, Some(&evidence)).await?;
     Ok(())
 }
 
@@ -348,7 +375,7 @@ async fn obey(
             let requested = plan::requested(&world, &shared.settings, &instance, &target);
             match parked.map_or(requested, Err) {
                 Ok(decision) => {
-                    let begun = begin(shared, lease, term, &world, &decision).await?;
+                    let begun = begin(shared, lease, term, &world, &decision, None).await?;
                     let refused = || OrderError::Refused("nothing was begun".to_owned());
                     begun.first().cloned().ok_or_else(refused)
                 }
@@ -430,6 +457,7 @@ async fn begin(
     term: &CancellationToken,
     world: &World,
     decision: &Decision,
+    evidence: Option<&Evidence>,
 ) -> Result<Vec<MigrationId>, MigratorError> {
     let number = shared.store.list(Kind::Plan).await?.len() + 1;
     let id = PlanId::new(format!("p-{number}"))?;
@@ -443,10 +471,16 @@ async fn begin(
         decision: decision.clone(),
     };
     let latest = Key::new(Kind::Decision, "latest");
-    let put = Transaction::new()
+    let mut put = Transaction::new()
         .fenced(lease)
         .put(latest, Expect::Any, decision)?
         .put(Key::new(Kind::Plan, id.as_str()), Expect::Absent, &stored)?;
+    put = events::of_plan(put, &stored)?;
+    if let Some(evidence) = evidence {
+        for name in [id.as_str(), "latest"] {
+            put = put.put(Key::new(Kind::Evidence, name), Expect::Any, evidence)?;
+        }
+    }
     shared.store.commit(put).await?;
     let mut begun = Vec::new();
     for (index, intent) in decision.moves.iter().enumerate() {

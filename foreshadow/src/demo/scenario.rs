@@ -205,6 +205,7 @@ impl Scenario {
             step_ms: STEP_MS,
             report_ms: 500,
             insecure_remote: false,
+            webhooks: Vec::new(),
             hosts,
             services,
             instances,

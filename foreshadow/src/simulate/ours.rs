@@ -194,7 +194,8 @@ impl Ours {
                 (fleet.workload.ids[row].clone(), left.collect())
             })
             .collect();
-        world.migrations = self.migrations(fleet)?;
+        let migrations = self.migrations(fleet)?;
+        self.world.migrations = migrations;
         Ok(())
     }
 

@@ -7,8 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use domain::{HostId, Timestamp};
+use domain::{Host, HostId, Timestamp};
 use serde::{Deserialize, Serialize};
+use store::{Expect, Key, Kind, Store, StoreError, Transaction};
+
+use crate::events::{self, Signal};
 
 /// One reason to isolate a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +155,65 @@ impl Claims {
             .map(|(owner, claim)| format!("{} ({owner})", claim.reason))
             .collect::<Vec<_>>()
             .join("; ")
+    }
+}
+
+/// Why the claims of a host are not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The host is not known.
+    #[error("host {0} is unknown")]
+    Unknown(HostId),
+    /// What is asked is not possible.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The store's words.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Changes an owner's claim on a host in the store, and signals it; tried again when somebody else was first.
+///
+/// # Errors
+/// [`ChangeError`]; nothing has changed then.
+pub async fn change<T>(
+    store: &dyn Store,
+    host: &HostId,
+    owner: &str,
+    deed: impl Fn(&mut Claims) -> Result<T, ClaimError>,
+) -> Result<T, ChangeError> {
+    const ATTEMPTS: usize = 16;
+    let known = store.get(&Key::new(Kind::Host, host.as_str())).await?;
+    known
+        .ok_or_else(|| ChangeError::Unknown(host.clone()))?
+        .parse::<Host>()?;
+    let key = Key::new(Kind::Isolation, host.as_str());
+    let mut tried = 0;
+    loop {
+        let (mut claims, expect) = match store.get(&key).await? {
+            Some(record) => {
+                let found = record.parse::<Claims>()?;
+                (found.value, Expect::Generation(found.generation))
+            }
+            None => (Claims::none(host.clone()), Expect::Absent),
+        };
+        let answer = deed(&mut claims)?;
+        let own = claims.by_owner.get(owner);
+        let signal = Signal::Isolation {
+            host: host.clone(),
+            owner: owner.to_owned(),
+            reason: own.map(|claim| claim.reason.clone()),
+            isolated: !claims.by_owner.is_empty(),
+            drain: claims.drains(),
+        };
+        let put = Transaction::new()
+            .put(key.clone(), expect, &claims)?
+            .append(events::log_name(), &signal)?;
+        match store.commit(put).await {
+            Ok(_) => return Ok(answer),
+            Err(StoreError::Conflict { .. }) if tried < ATTEMPTS => tried += 1,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
