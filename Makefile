@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide lint train
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide lint train cgroup2
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,14 +47,17 @@ bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta
 # measured. TRACES: which of the exported ones; the days that were not used for tuning.
 DATA ?= ../shared/data
 TRACES ?= planetlab-20110325 planetlab-20110409 planetlab-20110411 planetlab-20110420
-bench-decide: ## the planner's time and gap, and policies side by side on traces that are held out
+bench-decide: build ## the planner's time and gap, and policies side by side on traces that are held out
 	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-migrator --example decide
 	@if [ -d $(DATA) ]; then \
 		.venv/bin/python deploy/export-traces $(DATA) $(TARGET_DIR)/traces && \
-		$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow -- simulate --promises \
+		$(FORESHADOW) simulate --promises \
 			--cache $(TARGET_DIR)/forecasts --report $(TARGET_DIR)/policies.html \
 			--trace $(TRACES:%=$(TARGET_DIR)/traces/%.csv) $(ARGS); \
 	else echo "no traces in $(DATA): policies are not compared"; fi
+
+cgroup2: ## the process driver under unified control groups, in a virtual machine
+	tests/vm/cgroup2
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check

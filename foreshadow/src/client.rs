@@ -214,7 +214,11 @@ async fn isolated(client: &ClientOptions, path: &str, body: Vec<u8>) -> Result<E
     let answer = post(client.server, path, body.into()).await?;
     let now: Isolated = serde_json::from_slice(&answer).map_err(Failure::failed("read JSON"))?;
     print(client.output, &now, || {
-        let word = if now.isolated { "takes no new instances" } else { "takes instances again" };
+        let word = if now.isolated {
+            "takes no new instances"
+        } else {
+            "takes instances again"
+        };
         format!("host {} {word}", now.host)
     })
 }

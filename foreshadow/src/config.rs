@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::lines::{Step, line_of};
 use crate::storage::StoreChoice;
 
 /// What `foreshadow serve` runs. Fields that are not known are refused.
@@ -93,62 +94,61 @@ impl Config {
             ));
         }
         let config: Self = serde_saphyr::from_str(&text).map_err(|error| at(&error))?;
-        config.validate().map_err(|reason| at(&reason))?;
+        config.validate().map_err(|mistake| {
+            let reason = &mistake.reason;
+            match line_of(&text, &mistake.path) {
+                Some(line) => at(&format_args!("line {line}: {reason}")),
+                None => at(reason),
+            }
+        })?;
         Ok(config)
     }
 
     /// Checks what types cannot.
     ///
     /// # Errors
-    /// The field, its value and what is allowed, in words.
-    pub fn validate(&self) -> Result<(), String> {
+    /// The first mistake: where it is, the field, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), Mistake> {
         if self.hosts.is_empty() {
-            return Err("hosts is empty; at least one is needed".to_owned());
+            let reason = "hosts is empty; at least one is needed";
+            return Err(Mistake::new(["hosts".into()], reason));
         }
         let mut hosts = BTreeSet::new();
-        for host in &self.hosts {
-            if !hosts.insert(&host.id) {
-                return Err(format!("hosts: {} occurs twice", host.id));
+        for (index, host) in self.hosts.iter().enumerate() {
+            let id = &host.id;
+            if !hosts.insert(id) {
+                let path = ["hosts".into(), index.into(), "id".into()];
+                return Err(Mistake::new(path, format!("hosts: {id} occurs twice")));
             }
-            match host.capacity.cpu {
-                Some(cpu) if cpu.is_finite() && cpu > 0.0 => {}
-                other => {
-                    return Err(format!(
-                        "hosts: {}: capacity.cpu is {other:?}; allowed is a number of millicores above 0",
-                        host.id
-                    ));
-                }
-            }
+            let told = match host.capacity.cpu {
+                Some(cpu) if cpu.is_finite() && cpu > 0.0 => continue,
+                Some(cpu) => format!("is {cpu}"),
+                None => "is not given".to_owned(),
+            };
+            return Err(Mistake::new(
+                [
+                    "hosts".into(),
+                    index.into(),
+                    "capacity".into(),
+                    "cpu".into(),
+                ],
+                format!(
+                    "hosts: {id}: capacity.cpu {told}; allowed is a number of millicores above 0"
+                ),
+            ));
         }
-        let services: BTreeSet<_> = self.services.iter().map(|service| &service.id).collect();
-        let mut instances = BTreeSet::new();
-        for placed in &self.instances {
-            let spec = &placed.spec;
-            if !instances.insert(&spec.id) {
-                return Err(format!("instances: {} occurs twice", spec.id));
-            }
-            if !hosts.contains(&placed.host) {
-                return Err(format!(
-                    "instances: {}: host {} is unknown",
-                    spec.id, placed.host
-                ));
-            }
-            if !services.contains(&spec.service) {
-                return Err(format!(
-                    "instances: {}: service {} is unknown",
-                    spec.id, spec.service
-                ));
-            }
-            if spec.argv.is_empty() {
-                return Err(format!("instances: {}: argv is empty", spec.id));
-            }
-        }
-        self.store.validate(self.insecure_remote)?;
+        self.validate_instances(&hosts)?;
+        self.store
+            .validate(self.insecure_remote)
+            .map_err(|reason| Mistake::new(["store".into()], reason))?;
         for (field, address) in [("xds", self.xds), ("page", self.page)] {
             if !address.ip().is_loopback() && !self.insecure_remote {
-                return Err(format!(
-                    "{field} is {address}; allowed is an address of this machine alone, as \
-                     127.0.0.1, or set insecure_remote: true"
+                return Err(Mistake::new(
+                    [field.into()],
+                    format!(
+                        "{field} is {address}; allowed is an address of this machine alone, as \
+                         127.0.0.1, or set insecure_remote: true"
+                    ),
                 ));
             }
         }
@@ -166,13 +166,70 @@ impl Config {
         ] {
             if !allowed.contains(&value) {
                 let (from, to) = (allowed.start(), allowed.end());
-                return Err(format!("{field} is {value}; allowed is {from} to {to}"));
+                let reason = format!("{field} is {value}; allowed is {from} to {to}");
+                return Err(Mistake::new([field.into()], reason));
             }
         }
-        self.migrator
-            .validate()
-            .map_err(|reason| format!("migrator.{reason}"))?;
+        self.migrator.validate().map_err(|reason| {
+            // Its reasons begin with the field.
+            let words = reason.to_string();
+            let field = words.split([' ', ':', '.', '[']).next().unwrap_or_default();
+            Mistake::new(
+                ["migrator".into(), field.into()],
+                format!("migrator.{words}"),
+            )
+        })
+    }
+
+    fn validate_instances(&self, hosts: &BTreeSet<&HostId>) -> Result<(), Mistake> {
+        let services: BTreeSet<_> = self.services.iter().map(|service| &service.id).collect();
+        let mut instances = BTreeSet::new();
+        for (index, Placed { host, spec }) in self.instances.iter().enumerate() {
+            let (id, service) = (&spec.id, &spec.service);
+            let (field, reason) = if !instances.insert(id) {
+                ("id", format!("instances: {id} occurs twice"))
+            } else if !hosts.contains(host) {
+                ("host", format!("instances: {id}: host {host} is unknown"))
+            } else if !services.contains(service) {
+                (
+                    "service",
+                    format!("instances: {id}: service {service} is unknown"),
+                )
+            } else if spec.argv.is_empty() {
+                (
+                    "argv",
+                    format!(
+                        "instances: {id}: argv is empty; allowed is a program and its arguments"
+                    ),
+                )
+            } else {
+                continue;
+            };
+            let mut path = vec!["instances".into(), index.into()];
+            if field != "host" {
+                path.push("spec".into());
+            }
+            path.push(field.into());
+            return Err(Mistake::new(path, reason));
+        }
         Ok(())
+    }
+}
+
+/// What is wrong in a configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Mistake {
+    path: Vec<Step>,
+    reason: String,
+}
+
+impl Mistake {
+    fn new(path: impl Into<Vec<Step>>, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -225,9 +282,15 @@ instances:
         let typo = message(&GOOD.replace("services:", "servces:"));
         assert!(typo.contains("servces"), "{typo}");
         let host = message(&GOOD.replace("host: a", "host: b"));
-        assert!(host.contains("host b is unknown"), "{host}");
+        assert!(
+            host.contains("line 9: instances: shop-1: host b is unknown"),
+            "{host}"
+        );
         let capacity = message(&GOOD.replace("cpu: 1000", "cpu: 0"));
-        assert!(capacity.contains("capacity.cpu"), "{capacity}");
+        assert!(
+            capacity.contains("line 5: hosts: a: capacity.cpu is 0"),
+            "{capacity}"
+        );
         let service = message(&GOOD.replace("service: shop", "service: shoe"));
         assert!(service.contains("service shoe is unknown"), "{service}");
         for (field, value) in [
@@ -242,7 +305,9 @@ instances:
         ] {
             let words = message(&format!("{GOOD}migrator: {{{field}: {value}}}\n"));
             let named = words.contains(field) || field == "ramp";
-            assert!(named && words.contains("configuration"), "{words}");
+            // What is no number in YAML's own core schema has no line.
+            let placed = words.contains("line 11") || value == ".nan";
+            assert!(named && placed, "{words}");
         }
         let remote = message(&format!("{GOOD}page: 192.0.2.1:80\n"));
         assert!(remote.contains("page is 192.0.2.1:80"), "{remote}");

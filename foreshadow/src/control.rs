@@ -49,7 +49,9 @@ impl ControlPlane {
     /// # Errors
     /// [`Failure`] of the part that could not start; what had started is stopped again.
     pub async fn start(config: &Config, known: &Known) -> Result<Self, Failure> {
-        config.validate().map_err(Failure::Config)?;
+        config
+            .validate()
+            .map_err(|mistake| Failure::Config(mistake.to_string()))?;
         std::fs::create_dir_all(&config.data).map_err(Failure::unavailable(&format!(
             "make the data folder {}",
             config.data.display()

@@ -137,7 +137,11 @@ struct From {
 
 /// Plans, assignments and isolation as they were signalled, with their numbers.
 async fn signals(State(api): State<Api>, Query(asked): Query<From>) -> Response {
-    match api.store.read_log(&events::log_name(), asked.from, 1_000).await {
+    match api
+        .store
+        .read_log(&events::log_name(), asked.from, 1_000)
+        .await
+    {
         Ok(entries) => {
             let lines: Vec<serde_json::Value> = entries
                 .iter()
@@ -160,9 +164,11 @@ async fn evidence(State(api): State<Api>, Path(id): Path<String>) -> Response {
             let json = [(CONTENT_TYPE, "application/json")];
             (json, record.value).into_response()
         }
-        Ok(None) => {
-            (StatusCode::NOT_FOUND, format!("no evidence of {id} is kept")).into_response()
-        }
+        Ok(None) => (
+            StatusCode::NOT_FOUND,
+            format!("no evidence of {id} is kept"),
+        )
+            .into_response(),
         Err(error) => unavailable(&error),
     }
 }
@@ -233,7 +239,10 @@ async fn release(
         Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
     };
     let owner = asked.owner.as_str();
-    changed(&api, id, owner, |claims| claims.release(owner).map(|free| !free)).await
+    changed(&api, id, owner, |claims| {
+        claims.release(owner).map(|free| !free)
+    })
+    .await
 }
 
 async fn changed(

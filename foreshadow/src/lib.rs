@@ -8,6 +8,7 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod http;
+mod lines;
 pub mod load;
 pub mod simulate;
 pub mod status;
@@ -75,6 +76,7 @@ fn log(default: &str) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
 }

@@ -125,7 +125,9 @@ mod tests {
         while told.is_empty() {
             if answered == 0 {
                 // The follower begins at the end of the log: what is written later it tells.
-                let add = Transaction::new().append(events::log_name(), &signal).unwrap();
+                let add = Transaction::new()
+                    .append(events::log_name(), &signal)
+                    .unwrap();
                 store.commit(add).await.unwrap();
             }
             let Ok(accepted) =

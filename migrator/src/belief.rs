@@ -190,7 +190,9 @@ impl Belief {
     /// How many errors were seen at a point that is followed.
     fn seen(&self, resource: Resource, followed: usize) -> f64 {
         let tails = self.tails.get(&resource);
-        tails.and_then(|tails| tails.get(followed)).map_or(0.0, |tail| tail.seen)
+        tails
+            .and_then(|tails| tails.get(followed))
+            .map_or(0.0, |tail| tail.seen)
     }
 
     /// Mean correlation of the errors of instances on one host.
@@ -314,12 +316,7 @@ impl Belief {
         bin.came += u64::from(sum > foretold.limit);
     }
 
-    fn learn_common(
-        &mut self,
-        resource: Resource,
-        each: Option<&Vec<(f32, f32)>>,
-        truths: &[f64],
-    ) {
+    fn learn_common(&mut self, resource: Resource, each: Option<&Vec<(f32, f32)>>, truths: &[f64]) {
         let Some(each) = each else { return };
         // Each error in its own spread, and capped: one burst is no common cause.
         let mut errors = (0.0, 0.0, 0.0);
@@ -393,7 +390,12 @@ mod tests {
     #[test]
     fn before_anything_is_known_errors_are_normal() {
         let tail = Tail::default();
-        for (z, probability) in [(0.0, 0.5), (1.0, 0.158_66), (-2.0, 0.977_25), (3.0, 0.001_35)] {
+        for (z, probability) in [
+            (0.0, 0.5),
+            (1.0, 0.158_66),
+            (-2.0, 0.977_25),
+            (3.0, 0.001_35),
+        ] {
             assert!((tail.beyond(z).0 - probability).abs() < 2e-3, "{z}");
         }
         // The mean of a standard normal above 0 is 1/√(2π).
@@ -410,7 +412,11 @@ mod tests {
             tail.learn(f64::from(i % 400) / 100.0 - 2.0);
         }
         tail.refresh(None);
-        assert!((tail.beyond(1.0).0 - 0.25).abs() < 0.01, "{:?}", tail.beyond(1.0));
+        assert!(
+            (tail.beyond(1.0).0 - 0.25).abs() < 0.01,
+            "{:?}",
+            tail.beyond(1.0)
+        );
         assert!((tail.beyond(-1.0).0 - 0.75).abs() < 0.01);
     }
 

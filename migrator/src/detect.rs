@@ -98,7 +98,9 @@ pub fn detect(
 ) -> Vec<Contention> {
     let risk = accepted_risk(settings, pool.load());
     let mut confirmed = Vec::new();
-    memory.looks.retain(|host, _| world.hosts.contains_key(host));
+    memory
+        .looks
+        .retain(|host, _| world.hosts.contains_key(host));
     for (index, row) in pool.hosts().iter().enumerate() {
         for resource in Resource::ALL {
             if row.limit(resource).is_none() {

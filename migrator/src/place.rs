@@ -49,7 +49,10 @@ pub fn forbidden(
         .or_else(|| {
             let most = settings.planning.max_per_host;
             (target.in_flight >= most).then(|| {
-                let why = format!("{} migrations go to or from it; {most} may", target.in_flight);
+                let why = format!(
+                    "{} migrations go to or from it; {most} may",
+                    target.in_flight
+                );
                 Refusal::new(Filter::InFlight, why)
             })
         })
@@ -102,7 +105,10 @@ fn labels(instance: &Instance, host: &Host) -> Option<Refusal> {
         .iter()
         .find(|(label, value)| host.labels.get(*label) == Some(*value))
         .map(|(label, value)| {
-            Refusal::new(Filter::Labels, format!("label {label} is {value}, which it avoids"))
+            Refusal::new(
+                Filter::Labels,
+                format!("label {label} is {value}, which it avoids"),
+            )
         })
 }
 
@@ -130,10 +136,16 @@ fn company(pool: &Pool<'_>, instance: &Instance, row: usize, host: usize) -> Opt
         let follows = |other: &&usize| {
             **other != row && pool.instance(**other).spec.placement.affinity.contains(id)
         };
-        pool.on_host(from).iter().find(follows).map(|&row| pool.id(row))
+        pool.on_host(from)
+            .iter()
+            .find(follows)
+            .map(|&row| pool.id(row))
     };
     wanted.or_else(follower).map(|other| {
-        Refusal::new(Filter::Affinity, format!("must be with {other}, which is elsewhere"))
+        Refusal::new(
+            Filter::Affinity,
+            format!("must be with {other}, which is elsewhere"),
+        )
     })
 }
 

@@ -95,7 +95,10 @@ impl Draft<'_, '_> {
         let hosts: Vec<usize> = (0..self.search.pool.hosts().len())
             .filter(|&host| {
                 let id = &self.search.pool.hosts()[host].host.id;
-                self.world.claims.get(id).is_some_and(|claims| claims.drains())
+                self.world
+                    .claims
+                    .get(id)
+                    .is_some_and(|claims| claims.drains())
             })
             .collect();
         for host in hosts {
@@ -232,7 +235,8 @@ impl Draft<'_, '_> {
 
     fn take(&mut self, host: usize, found: &Found, why: &str, contention: Option<&Contention>) {
         for &(row, to) in &found.moves {
-            self.moves.push(self.intent(host, row, to, found, why, contention));
+            self.moves
+                .push(self.intent(host, row, to, found, why, contention));
             self.free = self.free.saturating_sub(1);
         }
         self.search.accept(&found.moves);
@@ -367,7 +371,12 @@ impl Draft<'_, '_> {
         alternatives.truncate(weighed.max(KEPT_ALTERNATIVES.saturating_sub(self.refused.len())));
         alternatives.extend(self.refused);
         alternatives.truncate(KEPT_ALTERNATIVES);
-        let mut summary = summary(self.settings.policy, &contention, &self.moves, &self.excluded);
+        let mut summary = summary(
+            self.settings.policy,
+            &contention,
+            &self.moves,
+            &self.excluded,
+        );
         for alarm in self.alarms {
             summary.push_str("; ");
             summary.push_str(&alarm);
@@ -395,7 +404,10 @@ fn summary(
             "no contention in sight: nothing to do".to_owned()
         }
         (Policy::Reactive | Policy::Predictive, None, Some(best)) => {
-            format!("move {} to {}: {} is to be emptied", best.instance, best.target, best.from)
+            format!(
+                "move {} to {}: {} is to be emptied",
+                best.instance, best.target, best.from
+            )
         }
         (Policy::Reactive | Policy::Predictive, Some(contention), None) => {
             let mut text = format!(
@@ -521,7 +533,9 @@ fn reserve(
         (mean + 1.645 * variance.sqrt()).max(world.present_demand(id, resource).unwrap_or(0.0))
     };
     Resources {
-        cpu: (then + 1.645 * variance.sqrt()).max(now).max(upper(Resource::Cpu)),
+        cpu: (then + 1.645 * variance.sqrt())
+            .max(now)
+            .max(upper(Resource::Cpu)),
         memory: instance.spec.memory_bytes as f64,
         net_rx: upper(Resource::NetRx),
         net_tx: upper(Resource::NetTx),

@@ -161,7 +161,8 @@ pub fn points(lead_ms: u64, window_ms: u64) -> [u64; POINTS] {
     std::array::from_fn(|point| {
         let last = (POINTS - 1) as u64;
         let point = point as u64;
-        lead_ms + window_ms / (last * last) * (point * point)
+        lead_ms
+            + window_ms / (last * last) * (point * point)
             + window_ms % (last * last) * (point * point) / (last * last)
     })
 }
@@ -470,8 +471,7 @@ impl<'w> Pool<'w> {
         let rho = self.correlation[resource as usize];
         let sums = &self.sums[host * RESOURCES + resource as usize];
         sums.iter().enumerate().find_map(|(point, &sum)| {
-            let (probability, _) =
-                exceed(belief, sum, rho, Doubt::NONE, resource, point, limit);
+            let (probability, _) = exceed(belief, sum, rho, Doubt::NONE, resource, point, limit);
             (probability > risk).then_some((point, probability))
         })
     }
@@ -545,7 +545,9 @@ fn exceed(
         return if over > 0.0 { (1.0, over) } else { (0.0, 0.0) };
     }
     let spread = variance.sqrt() * doubt.0;
-    let (probability, beyond) = belief.tail(resource, point).beyond((limit - sum.mean) / spread);
+    let (probability, beyond) = belief
+        .tail(resource, point)
+        .beyond((limit - sum.mean) / spread);
     (probability, beyond * spread)
 }
 

@@ -168,7 +168,13 @@ impl<'a, 'w> Search<'a, 'w> {
         let rows = select::ranked(&self.pool, self.belief, self.settings, host, rows);
         let mut found = Vec::new();
         for row in rows {
-            self.to_targets(row, host, self.accepted_of_target(), &mut found, &mut left_out);
+            self.to_targets(
+                row,
+                host,
+                self.accepted_of_target(),
+                &mut found,
+                &mut left_out,
+            );
         }
         self.sort(&mut found);
         (found, left_out)
@@ -469,8 +475,11 @@ impl<'a, 'w> Search<'a, 'w> {
             }
         }
         if room > 1 {
-            let first: Vec<(usize, usize)> =
-                singles.iter().map(|one| one.moves[0]).take(COMBINED * 2).collect();
+            let first: Vec<(usize, usize)> = singles
+                .iter()
+                .map(|one| one.moves[0])
+                .take(COMBINED * 2)
+                .collect();
             for (index, &one) in first.iter().enumerate() {
                 for &other in &first[index + 1..] {
                     let pair = [one, other];

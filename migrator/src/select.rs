@@ -72,8 +72,7 @@ fn resting(world: &World, settings: &Settings, instance: &Instance) -> Option<Re
     let limit = settings.retry_ms;
     let rested = world.at.since(*world.rolled_back.get(&instance.spec.id)?);
     (rested < limit).then(|| {
-        let why =
-            format!("its migration was rolled back {rested} ms ago; it rests for {limit} ms");
+        let why = format!("its migration was rolled back {rested} ms ago; it rests for {limit} ms");
         Refusal::new(Filter::Resting, why)
     })
 }

@@ -353,7 +353,15 @@ async fn look(
         }
         return Ok(());
     }
-    begin(shared, lease, term, &world, &evidence.decision, Some(&evidence)).await?;
+    begin(
+        shared,
+        lease,
+        term,
+        &world,
+        &evidence.decision,
+        Some(&evidence),
+    )
+    .await?;
     Ok(())
 }
 

@@ -673,6 +673,7 @@ async fn a_recycled_process_id_is_not_killed() {
     assert!(!runs(pid(&instance.replica)));
     bystander.kill().unwrap();
     bystander.wait().unwrap();
+    world.driver.cleanup_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

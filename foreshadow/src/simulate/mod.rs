@@ -173,20 +173,29 @@ pub fn run(options: &SimulateOptions) -> Result<ExitCode, Failure> {
         ));
     }
     let mut foresight = if arms.iter().any(|arm| arm.needs_forecasts()) {
-        Some(Foresight::new(options.model.as_ref(), options.cache.clone())?)
+        Some(Foresight::new(
+            options.model.as_ref(),
+            options.cache.clone(),
+        )?)
     } else {
         None
     };
     let began = Instant::now();
     let mut runs = Vec::new();
     for path in &options.traces {
-        let name = path.file_stem().map_or_else(String::new, |stem| {
-            stem.to_string_lossy().into_owned()
-        });
+        let name = path
+            .file_stem()
+            .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let file = File::open(path)
             .map_err(|error| Failure::Config(format!("--trace {}: {error}", path.display())))?;
         let workload = Workload::read(&name, file, options.step_ms)?;
-        runs.extend(play(options, &workload, &arms, &settings, foresight.as_mut())?);
+        runs.extend(play(
+            options,
+            &workload,
+            &arms,
+            &settings,
+            foresight.as_mut(),
+        )?);
     }
     if let Some(path) = &options.report {
         let html = report::html(&runs, options.step_ms, options.warm_up);
@@ -256,8 +265,7 @@ fn settings(options: &SimulateOptions) -> Result<Settings, Failure> {
         Failure::Config(format!("--settings {}: {error}", path.display()))
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-    let over: serde_json::Value =
-        serde_saphyr::from_str(&text).map_err(|error| failed(&error))?;
+    let over: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| failed(&error))?;
     let mut value = serde_json::to_value(&base).map_err(|error| failed(&error))?;
     merge(&mut value, over);
     let settings: Settings = serde_json::from_value(value).map_err(|error| failed(&error))?;
@@ -281,7 +289,12 @@ fn merge(into: &mut serde_json::Value, over: serde_json::Value) {
 }
 
 /// What a host gives, so that the loads are as asked.
-fn capacity(workload: &Workload, hosts: usize, steps: std::ops::Range<usize>, load: f64) -> [f64; 4] {
+fn capacity(
+    workload: &Workload,
+    hosts: usize,
+    steps: std::ops::Range<usize>,
+    load: f64,
+) -> [f64; 4] {
     Resource::ALL.map(|resource| {
         if !workload.resources.contains(&resource) {
             return f64::INFINITY;
@@ -316,7 +329,12 @@ fn play(
         )));
     }
     let hosts = (workload.ids.len() / options.per_host).max(2);
-    let holds: u64 = settings.ramp.stages().iter().map(|stage| stage.hold_ms).sum();
+    let holds: u64 = settings
+        .ramp
+        .stages()
+        .iter()
+        .map(|stage| stage.hold_ms)
+        .sum();
     let mut players = Vec::new();
     for &load in &options.loads {
         let capacity = capacity(workload, hosts, options.warm_up..until, load);
@@ -347,7 +365,11 @@ fn play(
     let shown = std::io::stderr().is_terminal();
     for step in options.warm_up..until {
         if shown {
-            eprint!("\r{}: step {step} of {until}, {} runs ", workload.name, players.len());
+            eprint!(
+                "\r{}: step {step} of {until}, {} runs ",
+                workload.name,
+                players.len()
+            );
         }
         let forecasts = match &mut foresight {
             Some(foresight) => foresight.at(workload, step)?,
@@ -400,9 +422,13 @@ impl Player<'_> {
         let named = Failure::failed::<domain::IdError>("name the simulated moves");
         let moves = match (self.arm, &mut self.planner) {
             (Arm::Peer(rule), _) => rule.decide(&self.fleet, step, forecasts),
-            (Arm::Oracle, Some(planner)) => planner.decide(&self.fleet, step, truth).map_err(named)?,
+            (Arm::Oracle, Some(planner)) => {
+                planner.decide(&self.fleet, step, truth).map_err(named)?
+            }
             (Arm::Predictive, Some(planner)) => {
-                let moves = planner.decide(&self.fleet, step, forecasts).map_err(named)?;
+                let moves = planner
+                    .decide(&self.fleet, step, forecasts)
+                    .map_err(named)?;
                 if self.seed == 1 {
                     self.band.push(report::band(&self.fleet, step, forecasts));
                 }

@@ -175,8 +175,12 @@ impl Rule {
             Self::OpenNebula => opennebula(look),
             Self::ProxLb => proxlb(look),
             Self::Thr => mmt(look, |_| Some(0.8)),
-            Self::Iqr => mmt(look, |history| Some(1.0 - 1.5 * iqr(history)).filter(|_| history.len() >= 12)),
-            Self::Mad => mmt(look, |history| Some(1.0 - 2.5 * mad(history)).filter(|_| history.len() >= 12)),
+            Self::Iqr => mmt(look, |history| {
+                Some(1.0 - 1.5 * iqr(history)).filter(|_| history.len() >= 12)
+            }),
+            Self::Mad => mmt(look, |history| {
+                Some(1.0 - 2.5 * mad(history)).filter(|_| history.len() >= 12)
+            }),
             Self::Lr => local_regression(look),
             Self::MeanForecast => mean_forecast(look, forecasts),
         }
@@ -284,8 +288,15 @@ fn autoregressive(history: &[f64]) -> f64 {
     };
     let mean = history.iter().sum::<f64>() / history.len() as f64;
     let variance: f64 = history.iter().map(|v| (v - mean) * (v - mean)).sum();
-    let lagged: f64 = history.windows(2).map(|w| (w[0] - mean) * (w[1] - mean)).sum();
-    let phi = if variance > 0.0 { lagged / variance } else { 0.0 };
+    let lagged: f64 = history
+        .windows(2)
+        .map(|w| (w[0] - mean) * (w[1] - mean))
+        .sum();
+    let phi = if variance > 0.0 {
+        lagged / variance
+    } else {
+        0.0
+    };
     mean + phi * (last - mean)
 }
 
@@ -389,9 +400,10 @@ fn opennebula(mut look: Look<'_, '_>) -> Vec<(usize, usize)> {
     loop {
         let by = |a: &usize, b: &usize| f64::total_cmp(&loads[*a], &loads[*b]);
         let hosts: Vec<usize> = (0..loads.len()).collect();
-        let (Some(&hot), Some(&cold)) =
-            (hosts.iter().max_by(|a, b| by(a, b)), hosts.iter().min_by(|a, b| by(a, b)))
-        else {
+        let (Some(&hot), Some(&cold)) = (
+            hosts.iter().max_by(|a, b| by(a, b)),
+            hosts.iter().min_by(|a, b| by(a, b)),
+        ) else {
             break;
         };
         // The move after which the higher of the two is lowest.
@@ -461,7 +473,11 @@ pub fn iqr(values: &[f64]) -> f64 {
     let at = |share: f64| {
         // CloudSim takes the values at round(share × (n + 1)) − 1.
         let place = usize::try_from(whole((share * (n as f64 + 1.0)).round())).unwrap_or(1);
-        sorted.get(place.max(1) - 1).or(sorted.last()).copied().unwrap_or(0.0)
+        sorted
+            .get(place.max(1) - 1)
+            .or(sorted.last())
+            .copied()
+            .unwrap_or(0.0)
     };
     at(0.75) - at(0.25)
 }
@@ -521,10 +537,7 @@ fn local_regression(look: Look<'_, '_>) -> Vec<(usize, usize)> {
 /// Overloaded hosts by a threshold from their history; instances with the least memory leave until
 /// the host is below it (MMT); each goes where it raises the power least (PABFD), to a host that is
 /// not overloaded with it. Hosts are not switched off: their number is given here.
-fn mmt(
-    mut look: Look<'_, '_>,
-    threshold: impl Fn(&[f64]) -> Option<f64>,
-) -> Vec<(usize, usize)> {
+fn mmt(mut look: Look<'_, '_>, threshold: impl Fn(&[f64]) -> Option<f64>) -> Vec<(usize, usize)> {
     let mut moves = Vec::new();
     let limits: Vec<f64> = (0..look.loads.len())
         .map(|host| threshold(&look.history(host, 30)).unwrap_or(0.8))
@@ -539,7 +552,11 @@ fn mmt(
         let mut load = look.loads[host];
         // With a limit of 0 (local regression) the load that CloudSim would stop at is the one at
         // which its prediction is below 1; the prediction scales with the load.
-        let enough = if limits[host] > 0.0 { limits[host] } else { 0.83 };
+        let enough = if limits[host] > 0.0 {
+            limits[host]
+        } else {
+            0.83
+        };
         for row in rows {
             if load <= enough {
                 break;
@@ -554,7 +571,9 @@ fn mmt(
         let rise = |to: usize| watts(look.loads[to] + demand) - watts(look.loads[to]);
         let best = (0..look.loads.len())
             .filter(|to| !hot.contains(to))
-            .filter(|&to| look.loads[to] + demand <= limits[to].clamp(0.0, 0.83_f64.max(limits[to].min(1.0))))
+            .filter(|&to| {
+                look.loads[to] + demand <= limits[to].clamp(0.0, 0.83_f64.max(limits[to].min(1.0)))
+            })
             .min_by(|&a, &b| rise(a).total_cmp(&rise(b)));
         if let Some(to) = best {
             look.apply(&mut moves, row, to);
@@ -564,10 +583,7 @@ fn mmt(
 }
 
 /// The reactive rule on the mean that the model forecasts for half an hour ahead.
-fn mean_forecast(
-    mut look: Look<'_, '_>,
-    forecasts: &[InstanceForecast],
-) -> Vec<(usize, usize)> {
+fn mean_forecast(mut look: Look<'_, '_>, forecasts: &[InstanceForecast]) -> Vec<(usize, usize)> {
     let ahead = 6 * look.fleet.workload.step_ms;
     let mut seen = vec![0.0; look.loads.len()];
     let known: BTreeMap<_, _> = forecasts.iter().map(|f| (&f.instance, f)).collect();
@@ -575,7 +591,9 @@ fn mean_forecast(
         let mean = known
             .get(id)
             .and_then(|forecast| forecast.of(Resource::Cpu)?.nearest(ahead))
-            .map_or(look.demand(row), |h| h.demand.mean() / look.fleet.capacity[0]);
+            .map_or(look.demand(row), |h| {
+                h.demand.mean() / look.fleet.capacity[0]
+            });
         seen[look.fleet.goes_to(row)] += mean;
     }
     relieve(&mut look, &seen, 0.9, 0)
@@ -591,7 +609,9 @@ mod tests {
         // MathUtilTest of CloudSim: DATA1 to DATA3.
         let first = [105, 109, 107, 112, 102, 118, 115, 104, 110, 116, 108].map(f64::from);
         assert!((iqr(&first) - 10.0).abs() < 1e-12);
-        let second = [2, 4, 7, -20, 22, -1, 0, -1, 7, 15, 8, 4, -4, 11, 11, 12, 3, 12, 18, 1];
+        let second = [
+            2, 4, 7, -20, 22, -1, 0, -1, 7, 15, 8, 4, -4, 11, 11, 12, 3, 12, 18, 1,
+        ];
         assert!((iqr(&second.map(f64::from)) - 12.0).abs() < 1e-12);
         assert!((mad(&[1.0, 1.0, 2.0, 2.0, 4.0, 6.0, 9.0]) - 1.0).abs() < 1e-12);
     }
@@ -613,7 +633,15 @@ mod tests {
         }
         let workload = Workload::read("t", text.as_bytes(), 300_000).unwrap();
         let capacity = [100.0, f64::INFINITY, f64::INFINITY, f64::INFINITY];
-        play(&Fleet::new(&workload, capacity, 2, vec![0, 0, 0, 1], 36, 1, 60_000));
+        play(&Fleet::new(
+            &workload,
+            capacity,
+            2,
+            vec![0, 0, 0, 1],
+            36,
+            1,
+            60_000,
+        ));
     }
 
     #[test]
@@ -644,7 +672,10 @@ mod tests {
             assert!(95 - gone <= 75, "{moves:?}");
         });
         fleet_of([20, 25, 29, 10], |fleet| {
-            assert!(Rule::Sandpiper.decide(fleet, 36, &[]).is_empty(), "74 of 75");
+            assert!(
+                Rule::Sandpiper.decide(fleet, 36, &[]).is_empty(),
+                "74 of 75"
+            );
         });
     }
 
@@ -674,7 +705,11 @@ mod tests {
         fleet_of([20, 20, 10, 50], |fleet| {
             assert!(Rule::OpenNebula.decide(fleet, 36, &[]).is_empty());
             assert!(Rule::ProxLb.decide(fleet, 36, &[]).is_empty());
-            assert!(Rule::WorkloadStabilization.decide(fleet, 36, &[]).is_empty());
+            assert!(
+                Rule::WorkloadStabilization
+                    .decide(fleet, 36, &[])
+                    .is_empty()
+            );
         });
     }
 }

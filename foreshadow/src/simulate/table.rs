@@ -51,7 +51,16 @@ pub(super) fn text(runs: &[Run]) -> String {
         let _ = writeln!(
             text,
             "{:<22} {:>16} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
-            "policy", "contention %", "lost %", "moves", "ping-pong", "SLATAH %", "PDM %", "SLAV e-5", "ESV e-3", "ms/decision"
+            "policy",
+            "contention %",
+            "lost %",
+            "moves",
+            "ping-pong",
+            "SLATAH %",
+            "PDM %",
+            "SLAV e-5",
+            "ESV e-3",
+            "ms/decision"
         );
         for arm in arms(runs) {
             let runs = of(runs, load, arm);
@@ -72,7 +81,11 @@ pub(super) fn text(runs: &[Run]) -> String {
                 mean(&runs, |run| run.totals.pdm() * 100.0),
                 mean(&runs, |run| run.totals.slav() * 1e5),
                 mean(&runs, |run| run.totals.esv() * 1e3),
-                if took.is_empty() { "-".to_owned() } else { format!("{:.1}", spread(&took).0) },
+                if took.is_empty() {
+                    "-".to_owned()
+                } else {
+                    format!("{:.1}", spread(&took).0)
+                },
             );
         }
         text.push_str(&per_trace(runs, load));
@@ -91,9 +104,8 @@ fn per_trace(runs: &[Run], load: f64) -> String {
             .iter()
             .filter(|run| run.trace == trace && (run.load - load).abs() < 1e-9)
             .collect();
-        let of = |arm: Arm| -> Vec<&Run> {
-            here.iter().copied().filter(|run| run.arm == arm).collect()
-        };
+        let of =
+            |arm: Arm| -> Vec<&Run> { here.iter().copied().filter(|run| run.arm == arm).collect() };
         let ours = of(Arm::Predictive);
         if ours.is_empty() {
             continue;
@@ -107,7 +119,9 @@ fn per_trace(runs: &[Run], load: f64) -> String {
         });
         let worse = ours
             .iter()
-            .filter(|run| lost_of_none(&here, run).is_some_and(|none| run.totals.lost_share() > none))
+            .filter(|run| {
+                lost_of_none(&here, run).is_some_and(|none| run.totals.lost_share() > none)
+            })
             .count();
         let _ = writeln!(
             text,
@@ -116,7 +130,8 @@ fn per_trace(runs: &[Run], load: f64) -> String {
             contention(Arm::Peer(Rule::None)),
             contention(Arm::Oracle),
             mean(&ours, |run| run.totals.moves as f64),
-            mean(&of(Arm::Peer(Rule::Reactive)), |run| run.totals.moves as f64),
+            mean(&of(Arm::Peer(Rule::Reactive)), |run| run.totals.moves
+                as f64),
             ours.len()
         );
     }
@@ -248,7 +263,14 @@ pub(super) fn promises(runs: &[Run]) -> String {
         let name = |what: &str| format!("A-{what}-{:.0}", load * 100.0);
         let ours = contention(Arm::Predictive);
         let target = if load < 0.7 { 0.5 } else { 0.7 };
-        line(&mut text, &name("contention"), ours / contention(best), "of-best", "<=", target);
+        line(
+            &mut text,
+            &name("contention"),
+            ours / contention(best),
+            "of-best",
+            "<=",
+            target,
+        );
         let oracle = contention(Arm::Oracle);
         let gap = (contention(best) - ours) / (contention(best) - oracle).max(1e-12);
         line(&mut text, &name("gap"), gap, "of-gap", ">=", 0.35);
@@ -258,12 +280,28 @@ pub(super) fn promises(runs: &[Run]) -> String {
         let mine = of(runs, load, Arm::Predictive);
         let returned: f64 = mine.iter().map(|run| run.totals.ping_pong as f64).sum();
         let all: f64 = mine.iter().map(|run| run.totals.moves as f64).sum();
-        line(&mut text, &name("ping-pong"), 100.0 * returned / all.max(1.0), "%", "<=", 0.2);
+        line(
+            &mut text,
+            &name("ping-pong"),
+            100.0 * returned / all.max(1.0),
+            "%",
+            "<=",
+            0.2,
+        );
         let worse = mine
             .iter()
-            .filter(|run| lost_of_none(&here, run).is_some_and(|none| run.totals.lost_share() > none))
+            .filter(|run| {
+                lost_of_none(&here, run).is_some_and(|none| run.totals.lost_share() > none)
+            })
             .count();
-        line(&mut text, &name("lost-more-than-none"), worse as f64, "runs", "<=", 0.0);
+        line(
+            &mut text,
+            &name("lost-more-than-none"),
+            worse as f64,
+            "runs",
+            "<=",
+            0.0,
+        );
     }
     let off = bins(runs)
         .iter()

@@ -54,8 +54,9 @@ impl Workload {
         let mut demand: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; ids.len() * steps]);
         let mut measured: [Vec<f32>; 4] =
             std::array::from_fn(|_| vec![f32::NAN; ids.len() * steps]);
-        for (resource, (demand, measured)) in
-            Resource::ALL.into_iter().zip(demand.iter_mut().zip(&mut measured))
+        for (resource, (demand, measured)) in Resource::ALL
+            .into_iter()
+            .zip(demand.iter_mut().zip(&mut measured))
         {
             let mut any = false;
             for (index, id) in ids.iter().enumerate() {
@@ -76,7 +77,9 @@ impl Workload {
                 resources.push(resource);
             }
         }
-        let memory = (0..ids.len()).map(|i| memory_of(&demand[1], i, steps)).collect();
+        let memory = (0..ids.len())
+            .map(|i| memory_of(&demand[1], i, steps))
+            .collect();
         let priority = (0..ids.len())
             .map(|index| match mixed(index as u64, 3) % 5 {
                 0 => Priority::Low,
@@ -183,7 +186,9 @@ mod tests {
             ("instance,step,cpu\na,0,x\n", "line 2"),
             ("name,step\n", "line 1"),
         ] {
-            let error = Workload::read("t", text.as_bytes(), 1).unwrap_err().to_string();
+            let error = Workload::read("t", text.as_bytes(), 1)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(line), "{error}");
         }
         let error = Workload::read("t", &b"instance,step,cpu\na,0,1\n"[..], 1).unwrap_err();

@@ -27,7 +27,9 @@ fn harm(demand: f64, limit: f64, settings: &Settings) -> f64 {
 pub(crate) fn value(world: &World, settings: &Settings, decision: &Decision) -> f64 {
     let at = |id: &domain::InstanceId| {
         let moved = decision.moves.iter().rev().find(|m| m.instance == *id);
-        moved.map_or(&world.instances[id].replica.host, |m| &m.target).clone()
+        moved
+            .map_or(&world.instances[id].replica.host, |m| &m.target)
+            .clone()
     };
     let mut demand = std::collections::BTreeMap::new();
     for id in world.instances.keys() {
@@ -58,7 +60,9 @@ pub(crate) fn bound(world: &World, settings: &Settings) -> f64 {
             let mut items: Vec<Item> = world
                 .on_host(&host.id)
                 .map(|instance| Item {
-                    demand: world.demand(&instance.spec.id, Resource::Cpu, settings.lead_ms).0,
+                    demand: world
+                        .demand(&instance.spec.id, Resource::Cpu, settings.lead_ms)
+                        .0,
                     price: select::price(settings, instance),
                 })
                 .collect();
@@ -73,7 +77,9 @@ pub(crate) fn bound(world: &World, settings: &Settings) -> f64 {
             // Ending it, or lessening the excess for what that costs.
             let lessened: f64 = items
                 .iter()
-                .map(|item| (settings.planning.excess_weight * item.demand / limit - item.price).max(0.0))
+                .map(|item| {
+                    (settings.planning.excess_weight * item.demand / limit - item.price).max(0.0)
+                })
                 .sum();
             let stays = harm(demand, limit, settings) - lessened;
             cheapest_cover(&items, demand - limit).min(stays)
@@ -130,7 +136,10 @@ mod tests {
             }
             let mut sorted = items.clone();
             sorted.sort_by(|a, b| (a.price / a.demand).total_cmp(&(b.price / b.demand)));
-            assert!((cheapest_cover(&sorted, excess) - best).abs() < 1e-9, "{excess}");
+            assert!(
+                (cheapest_cover(&sorted, excess) - best).abs() < 1e-9,
+                "{excess}"
+            );
         }
     }
 }

@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 
 use domain::forecast::InstanceForecast;
 use domain::{
-    Capacity, ConsistencyClass, Endpoint, Forecast, Host, HorizonForecast, InstanceId, InstanceSpec,
-    InstanceState, Isolation, ModelRef, Priority, QuantileCurve, Replica, ServiceId, Timestamp,
+    Capacity, ConsistencyClass, Endpoint, Forecast, HorizonForecast, Host, InstanceId,
+    InstanceSpec, InstanceState, Isolation, ModelRef, Priority, QuantileCurve, Replica, ServiceId,
+    Timestamp,
 };
 
 use super::*;
@@ -311,8 +312,10 @@ mod worlds {
     #[test]
     fn a_host_is_emptied_aborted_at_any_moment_and_emptied_again() {
         let names: Vec<String> = (0..30).map(|i| format!("i{i:02}")).collect();
-        let placed: Vec<(&str, &str, f64)> =
-            names.iter().map(|name| (name.as_str(), "a", 10.0)).collect();
+        let placed: Vec<(&str, &str, f64)> = names
+            .iter()
+            .map(|name| (name.as_str(), "a", 10.0))
+            .collect();
         for aborted_after in 0..15 {
             let mut world = world(&placed);
             let mut memory = Memory::default();
@@ -385,9 +388,16 @@ mod worlds {
         });
         let decision = decided(&world);
         assert_eq!(chosen(&decision), "nothing");
-        assert!(decision.summary.contains("labels excludes 2"), "{}", decision.summary);
+        assert!(
+            decision.summary.contains("labels excludes 2"),
+            "{}",
+            decision.summary
+        );
         let why = reason(&decision, "x", Some("b"));
-        assert!(why.contains("label cpu-model is none; required is zen5"), "{why}");
+        assert!(
+            why.contains("label cpu-model is none; required is zen5"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -254,7 +254,10 @@ mod tests {
         claims.claim("ops", claim("kernel")).unwrap();
         assert!(claims.alarms(Timestamp(999)).is_empty());
         let alarms = claims.alarms(Timestamp(3_000));
-        assert!(alarms[0].contains("ops") && alarms[0].contains("2 s"), "{alarms:?}");
+        assert!(
+            alarms[0].contains("ops") && alarms[0].contains("2 s"),
+            "{alarms:?}"
+        );
         assert!(!claims.by_owner.is_empty());
     }
 

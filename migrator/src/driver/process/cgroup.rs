@@ -91,9 +91,28 @@ fn own_group<'a>(table: &'a str, controller: &str) -> Option<&'a str> {
     })
 }
 
+/// Whether the kernel says that the process is gone.
+fn is_no_such_process(error: &io::Error) -> bool {
+    let number = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<AtPath>())
+        .and_then(|at| at.error.raw_os_error());
+    number == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+/// What went wrong, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", path.display())]
+struct AtPath {
+    path: PathBuf,
+    error: io::Error,
+}
+
 fn write(path: &Path, value: impl AsRef<[u8]>) -> io::Result<()> {
-    fs::write(path, value)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    fs::write(path, value).map_err(|error| {
+        let path = path.to_owned();
+        io::Error::new(error.kind(), AtPath { path, error })
+    })
 }
 
 fn make(path: &Path) -> io::Result<()> {
@@ -252,11 +271,15 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Puts a process that has just been started into a replica's group (unified layout).
+    /// Puts a process that has just been started into a replica's group (unified layout). One that
+    /// has ended already needs no group: why it ended is told by who waits for it to be healthy.
     pub(super) fn enter_process(&self, host: &Host, tag: &str, pid: i32) -> io::Result<()> {
         if matches!(self.layout, Layout::Unified) {
             let group = self.mount.join(&self.base).join(host.id.as_str()).join(tag);
-            write(&group.join("cgroup.procs"), pid.to_string())?;
+            match write(&group.join("cgroup.procs"), pid.to_string()) {
+                Err(error) if is_no_such_process(&error) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
