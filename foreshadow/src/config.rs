@@ -152,12 +152,13 @@ impl Config {
                 ));
             }
         }
-        for address in &self.webhooks {
+        for (index, address) in self.webhooks.iter().enumerate() {
             let known: Result<hyper::Uri, _> = address.parse();
             if !known.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some()) {
-                return Err(format!(
+                let reason = format!(
                     "webhooks: {address:?} is no address; allowed is http://host:port/path"
-                ));
+                );
+                return Err(Mistake::new(["webhooks".into(), index.into()], reason));
             }
         }
         for (field, value, allowed) in [

@@ -84,12 +84,13 @@ impl Tail {
     /// point.
     fn refresh(&mut self, known: Option<&Self>) {
         let all = PRIOR + self.seen;
-        for index in 0..GRID {
+        let counted = self.survival.iter_mut().zip(&self.above);
+        for (index, (survival, above)) in counted.enumerate() {
             let prior = match known {
                 Some(known) => known.survival[index],
                 None => normal::survival(entry(index)),
             };
-            self.survival[index] = (PRIOR * prior + self.above[index]) / all;
+            *survival = (PRIOR * prior + above) / all;
         }
         self.excess[GRID - 1] = 0.0;
         for index in (0..GRID - 1).rev() {
@@ -426,6 +427,6 @@ mod tests {
         (0..500).for_each(|_| tail.learn(3.0));
         tail.refresh(None);
         let text = serde_json::to_string(&tail).unwrap();
-        assert_eq!(serde_json::from_str::<Tail>(&text).unwrap(), tail);
+        assert_eq!(serde_saphyr::from_str::<Tail>(&text).unwrap(), tail);
     }
 }

@@ -116,12 +116,12 @@ fn labels(instance: &Instance, host: &Host) -> Option<Refusal> {
 fn company(pool: &Pool<'_>, instance: &Instance, row: usize, host: usize) -> Option<Refusal> {
     let id = &instance.spec.id;
     let apart = &instance.spec.anti_affinity;
-    let enemy = pool.on_host(host).iter().find(|&&other| {
+    let enemy = pool.around(host).find(|&other| {
         other != row
             && (apart.contains(pool.id(other))
                 || pool.instance(other).spec.anti_affinity.contains(id))
     });
-    if let Some(&enemy) = enemy {
+    if let Some(enemy) = enemy {
         let why = format!("anti-affinity with {}", pool.id(enemy));
         return Some(Refusal::new(Filter::AntiAffinity, why));
     }

@@ -109,6 +109,8 @@ pub struct Pool<'w> {
     hosts: Vec<HostRow<'w>>,
     rows: Vec<Row<'w>>,
     by_host: Vec<Vec<usize>>,
+    /// Rows that run on a host and are leaving it.
+    gone: Vec<Vec<usize>>,
     by_id: BTreeMap<&'w InstanceId, usize>,
     demand: Vec<[Cell; POINTS]>,
     sums: Vec<[Sum; POINTS]>,
@@ -190,6 +192,7 @@ impl<'w> Pool<'w> {
                 .collect(),
             rows: Vec::with_capacity(world.instances.len()),
             by_host: vec![Vec::new(); world.hosts.len()],
+            gone: vec![Vec::new(); world.hosts.len()],
             by_id: BTreeMap::new(),
             demand: Vec::with_capacity(world.instances.len() * RESOURCES),
             sums: vec![<[Sum; POINTS]>::default(); world.hosts.len() * RESOURCES],
@@ -349,6 +352,11 @@ impl<'w> Pool<'w> {
         &self.by_host[host]
     }
 
+    /// Rows on a host, on paper, and those that are leaving it but still there.
+    pub fn around(&self, host: usize) -> impl Iterator<Item = usize> + '_ {
+        self.by_host[host].iter().chain(&self.gone[host]).copied()
+    }
+
     /// Rows that run on a host and stay there for now.
     pub fn running_on(&self, host: usize) -> impl Iterator<Item = usize> + '_ {
         self.by_host[host]
@@ -415,6 +423,10 @@ impl<'w> Pool<'w> {
 
     /// Notes that a row is leaving a host, or is not.
     fn leave(&mut self, row: usize, host: usize, change: Change) {
+        match change {
+            Change::Plus(_) => self.gone[host].push(row),
+            Change::Minus(_) => self.gone[host].retain(|&other| other != row),
+        }
         for resource in 0..RESOURCES {
             let cell = self.demand[row * RESOURCES + resource][0];
             match change {
@@ -440,8 +452,8 @@ impl<'w> Pool<'w> {
             };
             let rho = self.correlation[resource as usize];
             let sums = &self.sums[host * RESOURCES + resource as usize];
-            for point in 0..POINTS {
-                let mut sum = sums[point];
+            for (point, (&sum, harm)) in sums.iter().zip(&mut harm).enumerate() {
+                let mut sum = sum;
                 for &change in changes {
                     match change {
                         Change::Minus(row) => sum.remove(self.demand(row, resource, point)),
@@ -451,7 +463,7 @@ impl<'w> Pool<'w> {
                 let (probability, excess) = exceed(belief, sum, rho, doubt, resource, point, limit);
                 outlook.risk = outlook.risk.max(probability);
                 let here = probability + self.excess_weight * (excess / limit).min(1.0);
-                harm[point] = harm[point].max(here);
+                *harm = harm.max(here);
             }
         }
         let mean: f64 = harm.iter().zip(self.weights).map(|(h, w)| h * w).sum();

@@ -333,6 +333,13 @@ impl<'a, 'w> Search<'a, 'w> {
                 changes.entry(from).or_default().push(Change::Minus(row));
             }
             changes.entry(to).or_default().push(Change::Plus(row));
+            let enemy = |&(other, too): &(usize, usize)| {
+                let apart = &self.pool.instance(row).spec.anti_affinity;
+                other != row && too == to && apart.contains(self.pool.id(other))
+            };
+            if moves.iter().any(enemy) {
+                return false;
+            }
         }
         // Several together: the migrations of each host, and their memory.
         for (&host, changes) in &changes {

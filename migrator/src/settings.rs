@@ -123,7 +123,7 @@ impl Planning {
             ("planning.price_per_gib", self.price_per_gib, 0.0..=1.0),
             ("planning.excess_weight", self.excess_weight, 0.0..=100.0),
             ("planning.doubt", self.doubt, 0.0..=0.9),
-            ("planning.target_share", self.target_share, 0.0..=1.0),
+            ("planning.target_share", self.target_share, 0.0..=100.0),
             ("planning.crowded_risk", self.crowded_risk, 1.0..=100.0),
         ] {
             if !allowed.contains(&value) {

@@ -145,6 +145,7 @@ pub struct Fleet<'a> {
 
 impl<'a> Fleet<'a> {
     /// Instances on their first hosts at the beginning of a step.
+    #[must_use]
     pub fn new(
         workload: &'a Workload,
         capacity: [f64; 4],
@@ -303,17 +304,17 @@ impl<'a> Fleet<'a> {
             let demand = self.workload.at(moving.row, Resource::Cpu, step);
             self.totals.degraded[moving.row].0 += COPYING * demand * passed;
         }
-        for host in 0..self.hosts {
+        for (host, &load) in loads.iter().enumerate() {
             let totals = &mut self.totals;
             totals.host_ms += passed;
             totals.contended_ms += passed * f64::from(u8::from(contended[host]));
-            let unserved = ((loads[host] - capacity) / loads[host].max(1e-9)).max(0.0);
+            let unserved = ((load - capacity) / load.max(1e-9)).max(0.0);
             totals.lost += unserved * weighted[host] * passed;
             totals.work += weighted[host] * passed;
-            totals.kwh += watts(loads[host] / capacity) * passed / 3.6e9;
+            totals.kwh += watts(load / capacity) * passed / 3.6e9;
             if asked[host] > 0.0 {
                 totals.active_ms[host] += passed;
-                if loads[host] >= capacity {
+                if load >= capacity {
                     totals.full_ms[host] += passed;
                 }
             }

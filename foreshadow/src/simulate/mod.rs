@@ -12,13 +12,13 @@
 //! are equal and their number is given; their processors are such that the mean load is the one
 //! asked for. Nothing before `warm_up` steps counts: it is the history that all begin with.
 
-mod fleet;
-mod foresight;
-mod ours;
-mod peers;
+pub mod fleet;
+pub mod foresight;
+pub mod ours;
+pub mod peers;
 mod report;
 mod table;
-mod workload;
+pub mod workload;
 
 use std::fs::File;
 use std::io::IsTerminal;

@@ -15,15 +15,15 @@ const AHEAD: usize = 6;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Band {
     /// The step it is for.
-    pub step: usize,
+    pub(super) step: usize,
     /// Lower end of the 80 % interval, as a share of the capacity.
-    pub low: f64,
+    pub(super) low: f64,
     /// Mean.
-    pub mean: f64,
+    pub(super) mean: f64,
     /// Upper end.
-    pub high: f64,
+    pub(super) high: f64,
     /// The truth of the same instances.
-    pub truth: f64,
+    pub(super) truth: f64,
 }
 
 pub(super) fn band(fleet: &Fleet<'_>, step: usize, forecasts: &[InstanceForecast]) -> Band {
