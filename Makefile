@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide lint train cgroup2
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds bench-forecast
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,14 +31,23 @@ compare: build ## the demo under no, a reactive and the predictive policy, in on
 test: build ## every test
 	$(CARGO) test $(CARGO_FLAGS) --workspace $(ARGS)
 
-faults: build ## kill the control plane at every step, before and after its effect and its log
-	FORESHADOW_KILLS=all $(CARGO) test $(CARGO_FLAGS) -p foreshadow-tests --test e2e restart -- --nocapture
+faults: build ## kill the control plane KILLS=500 times at every step, stop ZOMBIES=50, under load
+	$(CARGO) build $(CARGO_FLAGS) -p foreshadow-tests --example faults
+	$(TARGET_DIR)/debug/examples/faults --kills $(or $(KILLS),500) --zombies $(or $(ZOMBIES),50) $(ARGS)
+
+alternate: build ## this build and the one of BASE=HEAD~1 take turns as leader in the middle of migrations
+	deploy/alternate "$(or $(BASE),HEAD~1)" "$(abspath $(TARGET_DIR))"
+	$(CARGO) build $(CARGO_FLAGS) -p foreshadow -p foreshadow-tests --bin foreshadow --example faults
+	$(TARGET_DIR)/debug/examples/faults --kills 0 --zombies 0 --troubles 0 --base $(TARGET_DIR)/alternate/base $(ARGS)
 
 model: ## every order of events around a migration: more than 10^7 states
 	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-tests --example model
 
 sim: ## the migrator in SEEDS=1000 simulated worlds; ARGS='--seed 7' replays one
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-tests --example sim -- --seeds $(or $(SEEDS),1000) $(ARGS)
+
+sim-long: ## the same in 20 000 worlds
+	$(MAKE) --no-print-directory sim SEEDS=$(or $(SEEDS),20000)
 
 bench-judge: ## the judge beside the rules of Flagger, Argo Rollouts and Kayenta on simulated traffic
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example judge
@@ -56,14 +65,33 @@ bench-decide: build ## the planner's time and gap, and policies side by side on 
 			--trace $(TRACES:%=$(TARGET_DIR)/traces/%.csv) $(ARGS); \
 	else echo "no traces in $(DATA): policies are not compared"; fi
 
+bench-pairs: ## how many copied requests show that a shadow is not like its original
+	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example pairs
+
 cgroup2: ## the process driver under unified control groups, in a virtual machine
 	tests/vm/cgroup2
+
+bench-store: setup ## 1 000 kill -9 of Redis and of the embedded store; a transition beside a bare durable write
+	FORESHADOW_STORE_KILLS=$(or $(KILLS),1000) $(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-store --test durability -- --include-ignored --nocapture --test-threads 1
+
+away: build ## a minute without Redis in the middle of a ramp, under load
+	$(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-tests --test e2e away -- --include-ignored --nocapture
+
+zombies: setup ## 50 leaders that stand still in the middle of an act of the driver; ZOMBIES=n for another number
+	FORESHADOW_ZOMBIES=$(or $(ZOMBIES),50) $(CARGO) test $(CARGO_FLAGS) --quiet -p foreshadow-migrator --test process_driver whatever_a_leader -- --nocapture
+bench-xds: ## what a change costs the xDS server beside plain sockets; ARGS='1000 2' for one size
+	$(CARGO) run $(CARGO_FLAGS) --quiet --release -p foreshadow-xds-server --example xds -- $(ARGS)
 
 lint: setup ## formatting, clippy, and which crate may use which
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	deploy/check-arrows
 
+bench-forecast: ## forecasts beside their peers: accuracy, then serving
+	@deploy/setup --training
+	cd onnx-models && ../.venv/bin/python -m demand.bench $(ARGS)
+	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-forecaster --example serving
+
 train: ## train and export the forecast models anew (onnx-models)
 	@deploy/setup --training
-	.venv/bin/python onnx-models/train.py $(ARGS)
+	cd onnx-models && ../.venv/bin/python -m demand.train $(ARGS)

@@ -16,15 +16,16 @@ import math
 import pathlib
 
 import numpy as np
-import onnxruntime
 
-import data
+from demand import data
+from demand.net import LEVELS
+from demand.predict import quantiles
+from demand.train import session
 
 HERE = pathlib.Path(__file__).resolve().parent
 HISTORY, LIVE, LIMIT, FIRST, DAY = 2016, 150, 480, 6624, 288
-HORIZONS = [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72]
-AHEAD = [HORIZONS.index(steps) for steps in (18, 24, 36)]
-LEVELS = np.array([0.01, 0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975, 0.99])
+AHEAD = np.array([18, 24, 36])
+LEVELS = np.array(LEVELS)
 WEIGHTS = np.diff(np.concatenate([[0], (LEVELS[1:] + LEVELS[:-1]) / 2, [1]]))
 ASKED = np.arange(0, 42)  # live steps at which the model is asked
 ROOM = 0.85 * LIMIT  # for host B's load plus any one VM of host A
@@ -78,10 +79,10 @@ def steady(vms, phase):
     return sorted(found)
 
 
-def moments(session, values, start):
+def moments(model, values, start):
     """Mean and variance of the forecast [asked, horizons] for one VM, in its own unit."""
     x = np.stack([values[start + t - HISTORY : start + t] for t in ASKED]).astype(np.float32)
-    q = session.run(None, {"history": x})[0].astype(np.float64)[:, AHEAD]
+    q = quantiles(model, x, AHEAD)
     mean = (q * WEIGHTS).sum(axis=2)
     return mean, ((q - mean[:, :, None]) ** 2 * WEIGHTS).sum(axis=2)
 
@@ -112,7 +113,7 @@ def risks(scales, forecasts):
     return np.array([max(0.5 * math.erfc(value) for value in row) for row in z])
 
 
-def search(vms, session):
+def search(vms, model):
     weights = np.array([w for w in itertools.product((1, 2, 3, 4, 6), repeat=3) if math.gcd(*w) == 1], float)
     best, tried, fitting = None, 0, 0
     for phase in range(0, DAY, 4):
@@ -136,7 +137,7 @@ def search(vms, session):
                     fitting += 1
                     for i in trio:
                         if i not in forecasts:
-                            forecasts[i] = moments(session, vms[candidates[i][1]], candidates[i][2])
+                            forecasts[i] = moments(model, vms[candidates[i][1]], candidates[i][2])
                     scales = [s * peak / unit[i] for s, i in zip(share, trio)]
                     risk = risks(scales, [forecasts[i] for i in trio])
                     told = risk[15:36]
@@ -176,9 +177,7 @@ def main():
         if not needed.exists():
             raise SystemExit(f"{needed} does not exist; name it with --data or --model")
     vms = load(args.data)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    host_a, risk, first = search(vms, onnxruntime.InferenceSession(args.model.read_bytes(), options))
+    host_a, risk, first = search(vms, session(args.model.read_bytes()))
     # a2 has the low priority in the demo: the VM whose move relieves the host most.
     host_a.sort(key=lambda one: -one[2] * filled(vms[one[0]])[one[1] + 62 : one[1] + 111].mean())
     chosen = dict(zip(["a2", "a1", "a3", "b1", "b2", "b3"], host_a + calm_host(vms, host_a)))

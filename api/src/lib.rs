@@ -3,8 +3,10 @@
 //! - [`envoy`]: Envoy's own protocol buffers (crate `envoy-types`, named here and nowhere else).
 //! - [`xds`]: names and conventions of our xDS.
 //! - [`latency`]: how latency histograms travel inside load reports.
+//! - [`pairs`]: how the counts of paired answers do.
 
 pub mod latency;
+pub mod pairs;
 pub mod xds;
 
 /// Envoy's protocol buffers and gRPC services.

@@ -6,10 +6,12 @@
 //! traffic, a [`QuantileCurve`] never crosses, and an original can only be destroyed with a
 //! [`ZeroTraffic`] proof.
 
+pub mod announcement;
 pub mod forecast;
 pub mod ids;
 pub mod inventory;
 pub mod migration;
+pub mod pairs;
 pub mod plan;
 pub mod quantile;
 pub mod routing;
@@ -17,6 +19,7 @@ pub mod traffic;
 pub mod units;
 pub mod weight;
 
+pub use announcement::{Announcement, AnnouncementError, When};
 pub use forecast::{Forecast, HorizonForecast, ModelRef, Reading, Readings};
 pub use ids::{HolderId, HostId, IdError, InstanceId, MigrationId, NodeId, PlanId, ServiceId};
 pub use inventory::{
@@ -24,6 +27,7 @@ pub use inventory::{
     Isolation, Placement, Priority, Replica, Reservation, Service,
 };
 pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phase, step};
+pub use pairs::Pairs;
 pub use plan::{Alternative, Contention, Decision, Expected, Filter, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
 pub use routing::{

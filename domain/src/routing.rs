@@ -3,7 +3,7 @@
 //! The migrator writes a [`Routing`] per service; the control plane turns it into clusters,
 //! endpoints and routes, pushes them make-before-break, and writes back a [`RoutingStatus`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,16 @@ pub fn service_cluster(service: &ServiceId) -> String {
 /// `S~i~shadow`. `~` cannot occur in an identifier, so names never collide.
 pub fn side_cluster(service: &ServiceId, instance: &InstanceId, side: Side) -> String {
     format!("{service}~{instance}~{}", side.name())
+}
+
+/// Id of what one control plane says of a service: several may serve the same one. A control plane
+/// without a name is the only one. `~` cannot occur in an identifier.
+pub fn word_id(service: &ServiceId, server: &str) -> String {
+    if server.is_empty() {
+        service.to_string()
+    } else {
+        format!("{service}~{server}")
+    }
 }
 
 /// How far one node is.
@@ -116,6 +126,46 @@ pub struct KnownNode {
 }
 
 impl RoutingStatus {
+    /// What several control planes say together: each node as the one says that it is connected to.
+    /// `known` are the nodes that anybody still waits for; a control plane that has gone may have
+    /// left word of others.
+    pub fn merge(words: Vec<Self>, known: &BTreeSet<NodeId>) -> Option<Self> {
+        if words.len() < 2 {
+            return words.into_iter().next();
+        }
+        let mut nodes: BTreeMap<NodeId, (u64, NodeProgress)> = BTreeMap::new();
+        for word in &words {
+            for (node, progress) in word.nodes.iter().filter(|(node, _)| known.contains(*node)) {
+                let rank = |revision: u64, progress: &NodeProgress| {
+                    (*progress != NodeProgress::Away, revision)
+                };
+                let before = nodes.get(node).map(|(revision, p)| rank(*revision, p));
+                if before.is_none_or(|before| before < rank(word.revision, progress)) {
+                    nodes.insert(node.clone(), (word.revision, progress.clone()));
+                }
+            }
+        }
+        let newest = words.iter().map(|word| word.revision).max().unwrap_or(0);
+        let behind = nodes.values().map(|(revision, _)| *revision).min();
+        let refused = |(_, p): &(u64, NodeProgress)| matches!(p, NodeProgress::Rejected { .. });
+        let state = if nodes.values().any(refused) {
+            RoutingState::Rejected
+        } else if nodes.values().all(|(_, p)| *p == NodeProgress::Applied) {
+            RoutingState::Applied
+        } else {
+            RoutingState::Pending
+        };
+        let at = words.iter().map(|word| word.at).max()?;
+        let service = words.into_iter().next()?.service;
+        Some(Self {
+            service,
+            revision: behind.unwrap_or(newest),
+            state,
+            nodes: nodes.into_iter().map(|(n, (_, p))| (n, p)).collect(),
+            at,
+        })
+    }
+
     /// Whether every known node has applied `revision` or a later one.
     pub fn has_applied(&self, revision: u64) -> bool {
         self.state == RoutingState::Applied && self.revision >= revision
@@ -206,6 +256,60 @@ mod tests {
             nodes: BTreeMap::new(),
             at: Timestamp(0),
         }
+    }
+
+    #[test]
+    fn words_of_two_control_planes_are_merged_node_by_node() {
+        let node = |name: &str| NodeId::new(name).unwrap();
+        let word = |revision, nodes: &[(&str, NodeProgress)]| RoutingStatus {
+            nodes: nodes
+                .iter()
+                .map(|(name, progress)| (node(name), progress.clone()))
+                .collect(),
+            ..status(revision, RoutingState::Pending)
+        };
+        let known = BTreeSet::from([node("one"), node("two")]);
+        let merge = |words: Vec<RoutingStatus>| RoutingStatus::merge(words, &known).unwrap();
+        let (applied, away) = (NodeProgress::Applied, NodeProgress::Away);
+        // Each knows the other's node as one that is away.
+        let first = word(7, &[("one", applied.clone()), ("two", away.clone())]);
+        let second = word(7, &[("two", applied.clone()), ("one", away.clone())]);
+        assert!(merge(vec![first.clone(), second.clone()]).has_applied(7));
+        // One that is behind, or has gone with a node, holds the whole.
+        let old = word(6, &[("two", applied.clone())]);
+        let merged = merge(vec![first.clone(), old.clone()]);
+        assert!(
+            !merged.has_applied(7) && merged.has_applied(6),
+            "{merged:?}"
+        );
+        let waits = NodeProgress::Waiting {
+            types: vec!["RDS".to_owned()],
+        };
+        let busy = word(7, &[("two", waits)]);
+        assert_eq!(
+            merge(vec![first.clone(), busy, old]).state,
+            RoutingState::Pending
+        );
+        let nobody = word(7, &[("one", away.clone()), ("two", away)]);
+        assert_eq!(
+            merge(vec![nobody.clone(), nobody]).state,
+            RoutingState::Pending
+        );
+        let refuses = NodeProgress::Rejected {
+            resource_type: "RDS".to_owned(),
+            reason: "no".to_owned(),
+        };
+        let refused = merge(vec![first.clone(), word(7, &[("two", refuses)])]);
+        assert_eq!(refused.state, RoutingState::Rejected);
+        // What a control plane that has gone says of a node that nobody knows holds nothing.
+        let stranger = word(3, &[("gone", applied)]);
+        assert!(merge(vec![first, second, stranger]).has_applied(7));
+        // One alone is believed as it is.
+        let alone = status(7, RoutingState::Applied);
+        assert_eq!(
+            RoutingStatus::merge(vec![alone.clone()], &BTreeSet::new()),
+            Some(alone)
+        );
     }
 
     #[test]

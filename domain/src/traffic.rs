@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeId, ServiceId};
+use crate::pairs::Pairs;
 use crate::units::Timestamp;
 
 /// One of the two replicas of an instance under migration.
@@ -198,6 +199,9 @@ pub struct NodeTraffic {
     pub reports: u64,
     /// Totals per cluster.
     pub clusters: BTreeMap<String, Counts>,
+    /// What paired answers said, per cluster of a shadow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pairs: BTreeMap<String, Pairs>,
 }
 
 /// What all nodes have reported about one service.
@@ -212,6 +216,22 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// What several control planes have heard together: each node by its newest report.
+    pub fn merge(words: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut words = words.into_iter();
+        let mut merged = words.next()?;
+        for word in words {
+            merged.at = merged.at.max(word.at);
+            for (node, heard) in word.nodes {
+                let before = merged.nodes.get(&node);
+                if before.is_none_or(|before| before.reported_at < heard.reported_at) {
+                    merged.nodes.insert(node, heard);
+                }
+            }
+        }
+        Some(merged)
+    }
+
     /// Totals of one cluster over all nodes.
     pub fn cluster(&self, name: &str) -> Counts {
         let mut sum = Counts::default();
@@ -242,6 +262,32 @@ mod tests {
         assert!(histogram.quantile_us(0.995).unwrap() > 45_255.0);
         assert_eq!(histogram.slower_than(1_000), 1);
         assert_eq!(LatencyHistogram::default().quantile_us(0.5), None);
+    }
+
+    #[test]
+    fn a_node_that_changed_its_control_plane_counts_once_by_its_newest_report() {
+        let word = |node: &str, at, success| {
+            let heard = NodeTraffic {
+                reported_at: Timestamp(at),
+                clusters: [(
+                    "c".to_owned(),
+                    Counts {
+                        success,
+                        ..Counts::default()
+                    },
+                )]
+                .into(),
+                ..NodeTraffic::default()
+            };
+            Traffic {
+                service: ServiceId::new("s").unwrap(),
+                at: Timestamp(at),
+                nodes: [(NodeId::new(node).unwrap(), heard)].into(),
+            }
+        };
+        let words = [word("n", 5, 50), word("n", 3, 30), word("other", 1, 1)];
+        let merged = Traffic::merge(words).unwrap();
+        assert_eq!((merged.cluster("c").success, merged.at), (51, Timestamp(5)));
     }
 
     proptest! {

@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, Read};
 
 use domain::{InstanceId, Resource};
 
-use crate::history::KEPT;
-
+/// Steps that are held of a series: two weeks of five minutes.
+pub const HELD: usize = 4_032;
 /// Longest line.
 const MAX_LINE: u64 = 4_096;
 /// Most series in one trace.
@@ -27,7 +27,7 @@ pub enum Negative {
 }
 
 /// Values per instance and resource, one a step, oldest first, all series of an instance equally
-/// long. At most the newest [`KEPT`] steps are held.
+/// long. At most the newest [`HELD`] steps are held.
 pub type Trace = BTreeMap<(InstanceId, Resource), Vec<Option<f64>>>;
 
 /// What is wrong with a trace.
@@ -168,8 +168,8 @@ impl Reading<'_> {
             let values = self.trace.entry(key).or_default();
             values.extend(std::iter::repeat_n(None, skipped));
             values.push(value);
-            if values.len() > 2 * KEPT {
-                values.drain(..values.len() - KEPT);
+            if values.len() > 2 * HELD {
+                values.drain(..values.len() - HELD);
             }
         }
         self.at.insert(instance, step);
@@ -188,7 +188,7 @@ impl Reading<'_> {
                 &step.to_string(),
                 "more than the instance's step before",
             )),
-            Some(ahead) => Ok(usize::try_from(ahead - 1).unwrap_or(KEPT).min(KEPT)),
+            Some(ahead) => Ok(usize::try_from(ahead - 1).unwrap_or(HELD).min(HELD)),
         }
     }
 
@@ -286,6 +286,6 @@ mod tests {
     #[test]
     fn a_gap_of_any_length_costs_no_more_than_the_ring() {
         let trace = read("instance,step,cpu\na,0,1\na,18446744073709551615,2\n").unwrap();
-        assert_eq!(values(&trace, "a", Resource::Cpu).len(), KEPT + 2);
+        assert_eq!(values(&trace, "a", Resource::Cpu).len(), HELD + 2);
     }
 }

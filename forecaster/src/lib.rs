@@ -16,17 +16,23 @@
 //! forecast says so; publishing never stops. A damaged snapshot is refused with a warning: the
 //! history begins anew. A faulty trace is refused as a whole, naming line and field.
 
+pub mod announced;
+pub mod backtest;
 mod book;
 pub mod calibrate;
+pub mod cron;
+pub mod drift;
 pub mod fallback;
+pub mod features;
 pub mod history;
 pub mod import;
 pub mod model;
 mod predict;
+pub mod registry;
 mod service;
 pub mod snapshot;
 
-pub use book::{Calibrating, Coverage};
+pub use book::{Calibrating, Coverage, Drift};
 pub use import::{ImportError, Negative, Trace, read_trace};
-pub use model::{Model, ModelError};
+pub use model::{Asking, Model, ModelError};
 pub use service::{Forecaster, ForecasterConfig, ForecasterError};

@@ -5,10 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use domain::{ModelRef, QuantileCurve};
 
 use crate::fallback;
-use crate::model::{Model, ModelError};
+use crate::model::{Asking, Curves, Model, ModelError};
 
 /// Horizons of the fallback, in steps; a model brings its own.
-pub(crate) const HORIZONS: [usize; 12] = [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72];
+pub(crate) const HORIZONS: [usize; 16] =
+    [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 108, 144, 216, 288];
 /// Steps of history that the fallback looks at.
 const CONTEXT: usize = 2_016;
 
@@ -21,10 +22,7 @@ pub(crate) trait Predictor: Send {
     /// Its horizons, in steps.
     fn horizons(&self) -> Vec<usize>;
     /// Curves per history; `None` where it has no answer.
-    fn predict(
-        &mut self,
-        histories: &[Vec<f64>],
-    ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError>;
+    fn predict(&mut self, asked: &Asking) -> Result<Vec<Option<Curves>>, ModelError>;
 }
 
 impl Predictor for Model {
@@ -40,11 +38,8 @@ impl Predictor for Model {
         Self::horizons(self).to_vec()
     }
 
-    fn predict(
-        &mut self,
-        histories: &[Vec<f64>],
-    ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
-        Self::predict(self, histories)
+    fn predict(&mut self, asked: &Asking) -> Result<Vec<Option<Curves>>, ModelError> {
+        Self::predict(self, asked)
     }
 }
 
@@ -65,23 +60,20 @@ pub(crate) struct Answer {
 }
 
 /// Forecasts of all histories; `None` where nothing is known.
-pub(crate) fn predict(model: &Mutex<Loaded>, histories: &[Vec<f64>]) -> Vec<Option<Answer>> {
+pub(crate) fn predict(model: &Mutex<Loaded>, asked: &Asking) -> Vec<Option<Answer>> {
     // A run that panicked left the session as it was: the next run may succeed.
     let mut model = model.lock().unwrap_or_else(PoisonError::into_inner);
     let model = match &mut *model {
         Ok(model) => model,
-        Err(error) => return fall_back(histories, &error.to_string()),
+        Err(error) => return fall_back(asked, &error.to_string()),
     };
-    let curves = match model.predict(histories) {
-        Ok(curves) if curves.len() == histories.len() => curves,
+    let curves = match model.predict(asked) {
+        Ok(curves) if curves.len() == asked.len() => curves,
         Ok(curves) => {
-            let (given, asked) = (curves.len(), histories.len());
-            return fall_back(
-                histories,
-                &format!("model: {given} answers to {asked} series"),
-            );
+            let (given, wanted) = (curves.len(), asked.len());
+            return fall_back(asked, &format!("model: {given} answers to {wanted} series"));
         }
-        Err(error) => return fall_back(histories, &error.to_string()),
+        Err(error) => return fall_back(asked, &error.to_string()),
     };
     let (id, version) = model.made_by();
     let made_by = ModelRef {
@@ -90,26 +82,26 @@ pub(crate) fn predict(model: &Mutex<Loaded>, histories: &[Vec<f64>]) -> Vec<Opti
         fallback: None,
     };
     let horizons = model.horizons();
-    let answer = |(curves, history): (Option<_>, &Vec<f64>)| match curves {
+    let answer = |(place, curves): (usize, Option<_>)| match curves {
         Some(curves) => Some(Answer {
             model: made_by.clone(),
             horizons: horizons.clone(),
             curves,
         }),
-        None => one(history, "model: no finite answer to this series"),
+        None => one(asked, place, "model: no finite answer to this series"),
     };
-    curves.into_iter().zip(histories).map(answer).collect()
+    curves.into_iter().enumerate().map(answer).collect()
 }
 
 /// The fallback's forecasts, with the reason for which the model did not answer.
-pub(crate) fn fall_back(histories: &[Vec<f64>], reason: &str) -> Vec<Option<Answer>> {
-    histories
-        .iter()
-        .map(|history| one(history, reason))
+pub(crate) fn fall_back(asked: &Asking, reason: &str) -> Vec<Option<Answer>> {
+    (0..asked.len())
+        .map(|place| one(asked, place, reason))
         .collect()
 }
 
-fn one(history: &[f64], reason: &str) -> Option<Answer> {
+fn one(asked: &Asking, place: usize, reason: &str) -> Option<Answer> {
+    let history = asked.known(place).history.iter().copied().map(f64::from);
     Some(Answer {
         model: ModelRef {
             id: "conformal-naive".to_owned(),
@@ -117,7 +109,7 @@ fn one(history: &[f64], reason: &str) -> Option<Answer> {
             fallback: Some(reason.to_owned()),
         },
         horizons: HORIZONS.to_vec(),
-        curves: fallback::forecast(history, &HORIZONS)?,
+        curves: fallback::forecast(&history.collect::<Vec<_>>(), &HORIZONS)?,
     })
 }
 
@@ -138,23 +130,21 @@ mod tests {
         fn horizons(&self) -> Vec<usize> {
             vec![1]
         }
-        fn predict(
-            &mut self,
-            histories: &[Vec<f64>],
-        ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
+        fn predict(&mut self, asked: &Asking) -> Result<Vec<Option<Curves>>, ModelError> {
             self.0.clone()?;
             let curve = QuantileCurve::certain(5.0).unwrap();
             let one = |i| (i % 2 == 0).then(|| vec![curve]);
-            Ok((0..histories.len()).map(one).collect())
+            Ok((0..asked.len()).map(one).collect())
         }
     }
 
     fn ask(mood: Result<(), ModelError>) -> Vec<Option<Answer>> {
         let model: Mutex<Loaded> = Mutex::new(Ok(Box::new(Moody(mood))));
-        predict(
-            &model,
-            &[vec![1.0; 4], vec![2.0; 4], vec![3.0; 4], vec![f64::NAN; 4]],
-        )
+        let mut asked = Asking::default();
+        for value in [1.0, 2.0, 3.0, f32::NAN] {
+            asked.push(&[value; 4], &[], None);
+        }
+        predict(&model, &asked)
     }
 
     #[test]

@@ -6,20 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::forecast::InstanceForecast;
-use domain::{Forecast, InstanceId, Readings, Resource, Timestamp};
+use domain::{Announcement, Forecast, InstanceId, Readings, Resource, Timestamp};
 use store::{Change, Clock, Expect, Key, Kind, Record, SharedStore, StoreError, Transaction};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, Calibrating, Coverage, SeriesKey};
+use crate::announced::Job;
+use crate::book::{Book, Calibrating, Coverage, Drift, SeriesKey};
 use crate::history::Counters;
-use crate::model::{Model, ModelError};
-use crate::predict::{self, Answer, Loaded};
+use crate::model::{Asking, Model, ModelError};
+use crate::predict::{self, Answer, Loaded, Predictor};
+use crate::registry::{Registry, RegistryError};
 use crate::snapshot;
 
 /// Forecasts written in one transaction.
 const PER_COMMIT: usize = 64;
+/// Series forecast at a time, about: an instance's resources stay together.
+const PER_PIECE: usize = 1_024;
 
 /// Settings of the forecaster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +54,7 @@ impl Default for ForecasterConfig {
             library: None,
             snapshot_dir: None,
             snapshot_ms: 300_000,
-            calibrating: Calibrating::Observe,
+            calibrating: Calibrating::Adapt,
         }
     }
 }
@@ -137,6 +141,7 @@ impl Forecaster {
         let book = Arc::new(Mutex::new(restored(config)));
         let cancel = CancellationToken::new();
         let worker = Worker {
+            registry: registry(config),
             config: config.clone(),
             store,
             clock,
@@ -183,6 +188,16 @@ impl Forecaster {
         lock(&self.book).coverage(instance, resource)
     }
 
+    /// How well the forecasts of all series of a resource came true, by horizon.
+    pub fn group_coverage(&self) -> Vec<(Resource, Coverage)> {
+        lock(&self.book).group_coverage()
+    }
+
+    /// Series whose forecasts have stopped coming true, since this was asked before.
+    pub fn take_drifts(&self) -> Vec<Drift> {
+        lock(&self.book).take_drifts()
+    }
+
     /// Stops; the history is saved once more before.
     pub async fn shutdown(self) {
         self.cancel.cancel();
@@ -193,12 +208,18 @@ impl Forecaster {
 }
 
 fn load(config: &ForecasterConfig) -> Loaded {
-    let folder = config
-        .model_dir
-        .clone()
-        .or_else(|| std::env::var_os("FORESHADOW_MODEL_DIR").map(PathBuf::from));
+    let folder = model_dir(config);
     let library = config.library.as_deref();
     let model = match folder {
+        Some(folder) if Registry::is_one(&folder) => {
+            let unreadable = |error: RegistryError| ModelError::Read {
+                path: folder.display().to_string(),
+                reason: error.to_string(),
+            };
+            Registry::open(&folder)
+                .map_err(unreadable)?
+                .load_active(library)?
+        }
         Some(folder) => Model::load(&folder, library)?,
         None => Model::shipped(library)?,
     };
@@ -227,7 +248,22 @@ fn restored(config: &ForecasterConfig) -> Book {
     book
 }
 
+/// The registry that models come from, and its version in use.
+fn registry(config: &ForecasterConfig) -> Option<(Registry, Option<String>)> {
+    let folder = model_dir(config).filter(|folder| Registry::is_one(folder))?;
+    let registry = Registry::open(&folder).ok()?;
+    let active = registry.active().ok().flatten();
+    Some((registry, active))
+}
+
+fn model_dir(config: &ForecasterConfig) -> Option<PathBuf> {
+    let named = || std::env::var_os("FORESHADOW_MODEL_DIR").map(PathBuf::from);
+    config.model_dir.clone().or_else(named)
+}
+
 struct Worker {
+    /// Where another version may be promoted, and the one that was looked at last.
+    registry: Option<(Registry, Option<String>)>,
     config: ForecasterConfig,
     store: SharedStore,
     clock: Arc<dyn Clock>,
@@ -237,23 +273,32 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, cancel: CancellationToken) {
+    async fn run(mut self, cancel: CancellationToken) {
         let mut watch = self.store.watch(Kind::Readings);
         let mut tick = ticking(self.config.interval_ms.unwrap_or(self.config.step_ms));
         let mut saving = ticking(self.config.snapshot_ms);
         saving.reset();
+        let mut announced = self.store.watch(Kind::Announcement);
         self.catch_up().await;
+        self.catch_up_announced().await;
         loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 // Before readings: a flood of them must not keep forecasts back.
                 _ = tick.tick() => {
+                    self.refresh().await;
                     if let Err(error) = self.publish().await {
                         tracing::warn!(%error, "forecasts were not published");
                     }
                 }
                 _ = saving.tick() => self.save().await,
+                change = announced.next() => match change {
+                    Some(Change::Put(record)) => self.announce(&record),
+                    Some(Change::Deleted(key)) => lock(&self.book).withdraw(&key.id),
+                    Some(Change::Missed) => self.catch_up_announced().await,
+                    None => break,
+                },
                 change = watch.next() => match change {
                     Some(Change::Put(record)) => self.take_in(&record),
                     Some(Change::Deleted(key)) => lock(&self.book).forget(&key.id),
@@ -265,11 +310,58 @@ impl Worker {
         self.save().await;
     }
 
+    /// Takes up a version that was promoted since. One that cannot be used changes nothing.
+    async fn refresh(&mut self) {
+        let Some((registry, known)) = &mut self.registry else {
+            return;
+        };
+        let active = match registry.active() {
+            Ok(active) if active != *known => active,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the model in use stays");
+                return;
+            }
+        };
+        *known = active;
+        let (registry, library) = (registry.clone(), self.config.library.clone());
+        let load = move || registry.load_active(library.as_deref());
+        match tokio::task::spawn_blocking(load).await {
+            Ok(Ok(model)) => {
+                tracing::info!(model = model.id(), version = model.version(), "promoted");
+                self.context = Predictor::context(&model);
+                let mut current = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+                *current = Ok(Box::new(model));
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "not promoted: the model in use stays"),
+            Err(error) => tracing::warn!(%error, "loading the promoted model broke off"),
+        }
+    }
+
     /// Takes in all readings that are published now.
     async fn catch_up(&self) {
         match self.store.list(Kind::Readings).await {
             Ok(records) => records.iter().for_each(|record| self.take_in(record)),
             Err(error) => tracing::warn!(%error, "readings were not listed"),
+        }
+    }
+
+    /// Takes in all announcements there are.
+    async fn catch_up_announced(&self) {
+        match self.store.list(Kind::Announcement).await {
+            Ok(records) => records.iter().for_each(|record| self.announce(record)),
+            Err(error) => tracing::warn!(%error, "announcements were not listed"),
+        }
+    }
+
+    fn announce(&self, record: &Record) {
+        match record
+            .parse::<Announcement>()
+            .map(|known| Job::new(known.value))
+        {
+            Ok(Ok(job)) => lock(&self.book).announce(job),
+            Ok(Err(error)) => tracing::warn!(%error, "refused"),
+            Err(error) => tracing::warn!(%error, "an announcement is refused"),
         }
     }
 
@@ -280,13 +372,27 @@ impl Worker {
         }
     }
 
+    /// Forecasts every series, a piece at a time: neither the lock nor the memory is held for all.
     async fn publish(&self) -> Result<(), StoreError> {
-        let (keys, histories) = lock(&self.book).histories(self.context);
-        if keys.is_empty() {
-            return Ok(());
+        let mut after: Option<SeriesKey> = None;
+        let mut asking = Asking::default();
+        loop {
+            asking.clear();
+            let keys = lock(&self.book).ask(after.as_ref(), PER_PIECE, self.context, &mut asking);
+            if keys.is_empty() {
+                return Ok(());
+            }
+            after = keys.last().cloned();
+            let (answers, memory) = self.predict(asking).await;
+            asking = memory;
+            self.write(self.forecasts(keys, answers)).await?;
         }
-        let answers = self.predict(histories).await;
-        let forecasts = self.forecasts(keys, answers);
+    }
+
+    async fn write(
+        &self,
+        forecasts: BTreeMap<InstanceId, Vec<Forecast>>,
+    ) -> Result<(), StoreError> {
         let mut transaction = Transaction::new();
         for (instance, forecasts) in forecasts {
             let key = Key::new(Kind::Forecast, instance.as_str());
@@ -305,15 +411,16 @@ impl Worker {
         Ok(())
     }
 
-    async fn predict(&self, histories: Vec<Vec<f64>>) -> Vec<Option<Answer>> {
+    async fn predict(&self, asking: Asking) -> (Vec<Option<Answer>>, Asking) {
         let model = Arc::clone(&self.model);
-        let histories = Arc::new(histories);
-        let asked = Arc::clone(&histories);
+        let asking = Arc::new(asking);
+        let asked = Arc::clone(&asking);
         let run = tokio::task::spawn_blocking(move || predict::predict(&model, &asked));
-        run.await.unwrap_or_else(|error| {
+        let answers = run.await.unwrap_or_else(|error| {
             tracing::error!(%error, "the model's run broke off");
-            predict::fall_back(&histories, "model: its run broke off")
-        })
+            predict::fall_back(&asking, "model: its run broke off")
+        });
+        (answers, Arc::into_inner(asking).unwrap_or_default())
     }
 
     fn forecasts(
@@ -361,7 +468,6 @@ mod tests {
     use store::{MemoryStore, SystemClock};
 
     use super::*;
-    use crate::predict::Predictor;
 
     /// Answers, then fails, then panics, then answers again; and so on.
     struct Fickle(u32);
@@ -378,13 +484,13 @@ mod tests {
         }
         fn predict(
             &mut self,
-            histories: &[Vec<f64>],
+            asked: &Asking,
         ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
             self.0 += 1;
             match self.0 % 3 {
                 1 => Ok(vec![
                     QuantileCurve::certain(1.0).map(|c| vec![c]);
-                    histories.len()
+                    asked.len()
                 ]),
                 2 => Err(ModelError::Runtime("no memory left".to_owned())),
                 _ => panic!("a fault in the library"),

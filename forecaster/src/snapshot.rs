@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 use domain::{InstanceId, Resource};
 use sha2::{Digest, Sha256};
 
-use crate::history::{KEPT, Series};
+use crate::history::Series;
 
 /// Name of the file inside its folder.
 const NAME: &str = "history.bin";
 const MAGIC: &[u8; 8] = b"FSHIST01";
 const HASH: usize = 32;
+/// Most values per series that any version has written.
+const WRITTEN_AT_MOST: usize = 4_032;
 /// Largest file that is read.
 const MAX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
@@ -178,7 +180,7 @@ fn take_series(rest: &mut &[u8]) -> Option<Named> {
     let step = u64::from_le_bytes(take(rest)?);
     let at = u64::from_le_bytes(take(rest)?);
     let count = usize::try_from(u32::from_le_bytes(take(rest)?)).ok()?;
-    if count > KEPT || step_ms == 0 || at / step_ms != step {
+    if count > WRITTEN_AT_MOST || step_ms == 0 || at / step_ms != step {
         return None;
     }
     let mut values = Vec::with_capacity(count);

@@ -8,7 +8,7 @@
 )]
 
 use domain::{QuantileCurve, Resource};
-use foreshadow_forecaster::{Model, Negative, read_trace};
+use foreshadow_forecaster::{Asking, Model, Negative, read_trace};
 use proptest::prelude::*;
 
 const HISTORY: usize = 2_016;
@@ -24,17 +24,17 @@ fn the_shipped_model_beats_the_last_value_half_an_hour_ahead_and_more() {
         assert_eq!(*resource, Resource::Cpu);
         let values: Vec<f64> = values.iter().map(|v| v.unwrap_or(f64::NAN)).collect();
         let origins: Vec<_> = (HISTORY..values.len() - 72).step_by(6).collect();
-        let histories: Vec<_> = origins
-            .iter()
-            .map(|&at| values[at - HISTORY..at].to_vec())
-            .collect();
-        let answers = model.predict(&histories).unwrap();
+        let mut asking = Asking::default();
+        for &at in &origins {
+            asking.push_history(&values[at - HISTORY..at]);
+        }
+        let answers = model.predict(&asking).unwrap();
         for (&at, curves) in origins.iter().zip(answers) {
             let curves = curves.unwrap_or_else(|| panic!("{instance} has no forecast at {at}"));
             for (&steps, curve) in horizons
                 .iter()
                 .zip(&curves)
-                .filter(|(steps, _)| **steps >= 6)
+                .filter(|(steps, _)| (6..=72).contains(*steps))
             {
                 let (truth, last) = (values[at - 1 + steps], values[at - 1]);
                 if truth.is_finite() && last.is_finite() {
@@ -61,10 +61,10 @@ proptest! {
             0..HISTORY,
         ),
     ) {
-        let mut history = vec![f64::NAN; HISTORY - tail.len()];
-        history.extend(&tail);
+        let mut asking = Asking::default();
+        asking.push_history(&tail);
         let known = tail.iter().any(|value| value.is_finite());
-        let answer = Model::shipped(None).unwrap().predict(&[history]).unwrap().remove(0);
+        let answer = Model::shipped(None).unwrap().predict(&asking).unwrap().remove(0);
         prop_assert_eq!(answer.is_some(), known);
         for curve in answer.into_iter().flatten() {
             prop_assert!(QuantileCurve::new(*curve.values()).is_ok());

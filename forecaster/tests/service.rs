@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::forecast::InstanceForecast;
-use domain::{InstanceId, Reading, Readings, Resource, Resources, Timestamp};
+use domain::{Announcement, InstanceId, Reading, Readings, Resource, Resources, Timestamp, When};
+use foreshadow_forecaster::registry::Registry;
 use foreshadow_forecaster::{Forecaster, ForecasterConfig};
 use store::{Clock, Expect, Key, Kind, ManualClock, MemoryStore, SharedStore, Transaction};
 
@@ -52,6 +53,13 @@ impl World {
         };
         let put = Transaction::new().put(Key::new(Kind::Readings, name), Expect::Any, &readings);
         self.store.commit(put.unwrap()).await.unwrap();
+    }
+
+    /// How often the forecast of `a1` was published.
+    async fn generation(&self) -> u64 {
+        let key = Key::new(Kind::Forecast, "a1");
+        let record = self.store.get(&key).await.unwrap();
+        record.map_or(0, |record| record.generation.0)
     }
 
     /// The forecast of an instance, once it is as wanted.
@@ -129,7 +137,8 @@ async fn readings_become_forecasts_of_every_measured_resource_by_the_shipped_mod
             .iter()
             .map(|h| h.ahead_ms / STEP_MS)
             .collect();
-        assert_eq!(ahead, [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72]);
+        let knots = [1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 108, 144, 216, 288];
+        assert_eq!(ahead, knots);
     }
     let median = found.of(Resource::Cpu).unwrap().horizons[0].demand.median();
     assert!((50.0..=300.0).contains(&median), "{median}");
@@ -169,7 +178,7 @@ async fn a_broken_model_is_told_and_a_flagged_fallback_goes_on() {
     for (folder, wanted) in [
         (truncated, "SHA-256"),
         (no_json, "manifest"),
-        (other_shape, "input.shape"),
+        (other_shape, "context_steps"),
         (missing, "cannot read"),
     ] {
         let world = World::new();
@@ -188,6 +197,83 @@ async fn a_broken_model_is_told_and_a_flagged_fallback_goes_on() {
         );
         forecaster.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn a_promoted_version_is_taken_up_and_a_broken_one_leaves_the_model_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let version = |name: &str, manifest: &str, model: &str| {
+        let to = folder.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        std::fs::copy(artifacts().join(manifest), to.join("manifest.json")).unwrap();
+        std::fs::copy(artifacts().join(model), to.join(model)).unwrap();
+    };
+    version("one", "manifest.json", "demand.onnx");
+    version("two", "manifest-small.json", "demand-small.onnx");
+    version("three", "manifest.json", "demand-small.onnx");
+    let registry = Registry::open(folder.path()).unwrap();
+    registry.promote("one").unwrap();
+    let world = World::new();
+    let forecaster = world.start(&ForecasterConfig {
+        model_dir: Some(folder.path().to_owned()),
+        ..config()
+    });
+    world.publish("a1", &samples(64)).await;
+    let by = |id: &'static str| {
+        move |found: &InstanceForecast| {
+            let model = &found.forecasts[0].model;
+            model.id == id && model.fallback.is_none()
+        }
+    };
+    world.forecast("a1", by("demand-full")).await;
+    registry.promote("two").unwrap();
+    world.forecast("a1", by("demand-small")).await;
+    // Past the registry's own check: as a disk that lost the file would do.
+    std::fs::write(folder.path().join("active"), "three\n").unwrap();
+    let before = world.generation().await;
+    while world.generation().await < before + 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.forecast("a1", by("demand-small")).await;
+    registry.promote("one").unwrap();
+    world.forecast("a1", by("demand-full")).await;
+    forecaster.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_announcement_raises_the_forecast_and_its_withdrawal_lowers_it_again() {
+    let world = World::new();
+    let forecaster = world.start(&config());
+    world.publish("a1", &samples(64)).await;
+    let id = InstanceId::new("a1").unwrap();
+    let announcement = Announcement {
+        id: InstanceId::new("event").unwrap(),
+        instances: vec![id],
+        when: When::At(Timestamp(NOW.0 + 10 * STEP_MS)),
+        duration_ms: 50 * STEP_MS,
+        adds: Resources {
+            cpu: Some(100_000.0),
+            ..Resources::default()
+        },
+        times: None,
+        spread: 0.1,
+    };
+    let median = |steps: u64| {
+        move |found: &InstanceForecast| {
+            let cpu = found.of(Resource::Cpu).unwrap();
+            cpu.nearest(steps * STEP_MS).unwrap().demand.median()
+        }
+    };
+    let key = Key::new(Kind::Announcement, "event");
+    let put = Transaction::new().put(key.clone(), Expect::Any, &announcement);
+    world.store.commit(put.unwrap()).await.unwrap();
+    let raised = world.forecast("a1", |f| median(24)(f) > 90_000.0).await;
+    assert!(median(6)(&raised) < 10_000.0, "before it begins");
+    assert!(median(108)(&raised) < 10_000.0, "after it ended");
+    let gone = Transaction::new().delete(key, Expect::Any);
+    world.store.commit(gone).await.unwrap();
+    world.forecast("a1", |f| median(24)(f) < 10_000.0).await;
+    forecaster.shutdown().await;
 }
 
 #[tokio::test]

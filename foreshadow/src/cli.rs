@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use domain::{HostId, InstanceId, MigrationId, NodeId, Policy};
 
+use crate::announce::AnnounceOptions;
+use crate::forecasting::{BacktestOptions, ForecastOptions, ModelsOptions};
 use crate::simulate::SimulateOptions;
 use crate::workload::WorkloadOptions;
 
@@ -52,6 +54,16 @@ pub enum Command {
     Retry(MigrationOptions),
     /// Answer a parked migration: undo everything.
     Rollback(MigrationOptions),
+    /// Show what belongs to no migration and no instance, and why; with `--yes` remove it.
+    Gc(GcOptions),
+    /// Forecast the series of a file, with bands and what came.
+    Forecast(ForecastOptions),
+    /// Test the forecasts on a file of your own, beside simple methods.
+    Backtest(BacktestOptions),
+    /// List, check, promote and roll back forecast models.
+    Models(ModelsOptions),
+    /// Announce load that is known to come: scheduled jobs, events, expected users.
+    Announce(AnnounceOptions),
     /// Play traces against the planner and the rules of its peers, in virtual time.
     Simulate(SimulateOptions),
     /// Print the JSON Schema of the configuration file.
@@ -265,6 +277,23 @@ pub struct MoveOptions {
 pub struct MigrationOptions {
     /// The migration.
     pub migration: MigrationId,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `gc`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GcOptions {
+    /// Only show what would be removed; this is the default.
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Remove it, unless the store looks as if it had lost something.
+    #[arg(long)]
+    pub yes: bool,
+    /// Remove also what the store does not know: you have compared the store with the world.
+    #[arg(long, requires = "yes")]
+    pub include_unknown: bool,
     /// Where to ask.
     #[command(flatten)]
     pub client: ClientOptions,

@@ -40,6 +40,14 @@ pub async fn post(server: SocketAddr, path: &str, body: Bytes) -> Result<Bytes, 
     send(server, Method::POST, path, body).await
 }
 
+/// Deletes a path.
+///
+/// # Errors
+/// As [`get`].
+pub async fn delete(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
+    send(server, Method::DELETE, path, Bytes::new()).await
+}
+
 async fn send(
     server: SocketAddr,
     method: Method,
@@ -76,7 +84,11 @@ async fn ask(options: &ClientOptions) -> Result<Status, Failure> {
     serde_json::from_slice(&body).map_err(Failure::failed("read the status"))
 }
 
-fn print<T: serde::Serialize>(
+/// Prints a value as JSON or as text.
+///
+/// # Errors
+/// [`Failure::Failed`] when it has no JSON form.
+pub(crate) fn print<T: serde::Serialize>(
     output: Output,
     value: &T,
     text: impl FnOnce() -> String,

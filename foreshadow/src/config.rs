@@ -19,6 +19,10 @@ use crate::storage::StoreChoice;
 pub struct Config {
     /// Folder for the store, instances and history.
     pub data: PathBuf,
+    /// Folder for what the driver keeps of instances, if not `instances` in the data folder.
+    /// Several control planes on one machine, each with its own data folder, share it.
+    #[serde(default)]
+    pub replicas: Option<PathBuf>,
     /// Where state is kept.
     #[serde(default)]
     pub store: StoreChoice,
@@ -79,6 +83,12 @@ const fn default_report() -> u64 {
 }
 
 impl Config {
+    /// Folder for what the driver keeps of instances.
+    pub fn replicas(&self) -> PathBuf {
+        let own = || self.data.join("instances");
+        self.replicas.clone().unwrap_or_else(own)
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -171,9 +181,8 @@ impl Config {
                 return Err(Mistake::new([field.into()], reason));
             }
         }
-        self.migrator.validate().map_err(|reason| {
+        self.migrator.validate().map_err(|words| {
             // Its reasons begin with the field.
-            let words = reason.to_string();
             let field = words.split([' ', ':', '.', '[']).next().unwrap_or_default();
             Mistake::new(
                 ["migrator".into(), field.into()],

@@ -20,7 +20,7 @@ use xds_server::{XdsConfig, XdsServer};
 use crate::config::Config;
 use crate::error::Failure;
 use crate::http::{self, Api};
-use crate::storage::{self, Opened};
+use crate::storage::{self, Opened, StoreChoice};
 use crate::webhooks;
 
 /// Demand known from before: instance, and one value per step, newest last.
@@ -59,11 +59,13 @@ impl ControlPlane {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let opened = storage::open(&config.store, &config.data).await?;
         let store = Arc::clone(&opened.store);
-        let driver = ProcessDriver::open(ProcessConfig::new(config.data.join("instances")))
+        let driver = ProcessDriver::open(ProcessConfig::new(config.replicas()))
             .map_err(Failure::unavailable("open the process driver"))?;
         let xds_config = XdsConfig {
             listen: config.xds,
             report_interval: Duration::from_millis(config.report_ms),
+            name: name_of(config),
+            insecure_remote: config.insecure_remote,
             ..XdsConfig::default()
         };
         let server = XdsServer::start(xds_config, Arc::clone(&store), Arc::clone(&clock))
@@ -122,6 +124,15 @@ impl ControlPlane {
         self.forecaster.shutdown().await;
         self.server.shutdown().await;
         self.opened.close().await;
+    }
+}
+
+/// The name of this control plane among those that share its store; on the embedded store it is the
+/// only one.
+fn name_of(config: &Config) -> String {
+    match config.store {
+        StoreChoice::Embedded => String::new(),
+        StoreChoice::Redis(_) => config.xds.to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The web page and the control API, for people and scripts on this machine.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use domain::{HostId, InstanceId, MigrationId};
 use migrator::events;
+use migrator::gc::Mode;
 use migrator::pool::isolation::{self, ChangeError, Claim, ClaimError, Claims};
 use migrator::world::World;
 use migrator::{Answer, Migrator, OrderError, Settings};
@@ -20,6 +22,7 @@ use store::{Clock, Key, Kind, SharedStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce;
 use crate::error::Failure;
 use crate::status;
 
@@ -59,6 +62,8 @@ pub async fn serve(
     let app = Router::new()
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/api/gc", post(collect))
         .route("/api/status", get(get_status))
         .route("/api/moves", post(order))
         .route("/api/plan", get(dry_run))
@@ -70,6 +75,7 @@ pub async fn serve(
         .route("/api/migrations/{id}/abort", post(abort))
         .route("/api/migrations/{id}/retry", post(retry))
         .route("/api/migrations/{id}/rollback", post(roll_back))
+        .merge(announce::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api);
     tokio::spawn(async move {
@@ -86,6 +92,50 @@ pub async fn serve(
 
 fn unavailable(error: &dyn std::fmt::Display) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
+}
+
+/// Whether this process can do its work: what is wrong, by name, if anything is.
+async fn ready(State(api): State<Api>) -> Response {
+    let mut troubles = api.migrator.troubles();
+    let latest = Key::new(Kind::Decision, "latest");
+    if let Err(error) = api.store.get(&latest).await {
+        troubles.insert("store".to_owned(), error.to_string());
+    }
+    let code = if troubles.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, Json(Readiness { troubles })).into_response()
+}
+
+/// Whether a process can do its work.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// What is wrong, by name; nothing when it is ready.
+    pub troubles: BTreeMap<String, String>,
+}
+
+/// A wish to collect what belongs to nothing.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// What is done with what is found.
+    pub mode: Mode,
+}
+
+async fn collect(State(api): State<Api>, wish: Result<Json<Collect>, JsonRejection>) -> Response {
+    let Json(wish) = match wish {
+        Ok(wish) => wish,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
+    };
+    match api.migrator.collect(wish.mode).await {
+        Ok(report) => Json(report).into_response(),
+        Err(error @ OrderError::Refused(_)) => {
+            (StatusCode::CONFLICT, error.to_string()).into_response()
+        }
+        Err(error @ OrderError::Unavailable(_)) => unavailable(&error),
+    }
 }
 
 async fn get_status(State(api): State<Api>) -> Response {

@@ -1,12 +1,15 @@
 //! Foreshadow in one binary: the command line, the all-in-one control plane, the demo and its
 //! workload and load.
 
+pub mod announce;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod error;
+pub mod forecasting;
+pub mod gc;
 pub mod http;
 mod lines;
 pub mod load;
@@ -54,6 +57,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
             log("error");
             simulate::run(&options)
         }
+        Command::Gc(options) => block_on(gc::run(options)),
+        Command::Forecast(options) => forecasting::forecast(&options),
+        Command::Backtest(options) => forecasting::backtest(&options),
+        Command::Models(options) => forecasting::models(&options),
+        Command::Announce(options) => block_on(announce::run(options)),
         Command::Schema => {
             print!("{}", config::schema()?);
             Ok(ExitCode::SUCCESS)

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use domain::routing::side_cluster;
 use domain::{
     Counts, Decision, HostId, Migration, Phase, Plan, Reservation, Resource, RoutingStatus, Side,
-    Timestamp, Traffic,
+    Timestamp,
 };
 use migrator::Settings;
 use migrator::detect::{exceedance, host_demand, limit};
 use migrator::saga::Progress;
 use migrator::world::World;
 use serde::{Deserialize, Serialize};
-use store::{Key, Kind, Store, StoreError};
+use store::{Key, Kind, Store, StoreError, words};
 
 /// The system at a glance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,8 +130,8 @@ pub async fn read(
     }
     plans.sort_by_key(|plan| std::cmp::Reverse(plan.decision.at));
     let mut routing = Vec::new();
-    for record in store.list(Kind::RoutingStatus).await? {
-        routing.push(record.parse::<RoutingStatus>()?.value);
+    for service in &world.services {
+        routing.extend(words::routing_status(store, &service.id).await?);
     }
     let latest = store.get(&Key::new(Kind::Decision, "latest")).await?;
     Ok(Status {
@@ -231,10 +231,7 @@ pub fn phase_name(phase: Phase) -> String {
 }
 
 async fn migration(store: &dyn Store, migration: Migration) -> Result<MigrationStatus, StoreError> {
-    let traffic = store
-        .get(&Key::new(Kind::Traffic, migration.service.as_str()))
-        .await?;
-    let traffic: Option<Traffic> = traffic.map(|r| r.parse()).transpose()?.map(|t| t.value);
+    let traffic = words::traffic(store, &migration.service).await?;
     let progress = store
         .get(&Key::new(Kind::Progress, migration.id.as_str()))
         .await?;

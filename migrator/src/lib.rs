@@ -6,28 +6,39 @@
 //!   which hosts may take them. [`search`]: the best moves. [`plan`]: the decision, with reasons.
 //!   [`ledger`]: what moves promised and what they brought. All pure: same world, same decision.
 //! - [`judge`]: whether a shadow is no worse than its original. Pure.
+//! - [`pairs`]: whether what both sides answered to copied requests proves that they differ. Pure.
 //! - [`saga`]: carries out the effects of `domain::migration::step`, intent logged first.
 //! - [`driver`]: what makes, copies, checks and destroys instances.
-//! - [`service`]: the running migrator: leadership, readings, decisions, migrations.
+//! - [`room`]: what fits on a host, and how many migrations at a time, as writes that contend.
+//! - [`service`]: the running migrator: leadership ([`shards`], [`tenure`]), readings, decisions,
+//!   migrations; [`recovery`]: record against world at a take-over; [`gc`]: what belongs to nothing.
 
 pub mod belief;
 pub mod detect;
 pub mod driver;
 pub mod events;
 pub mod explain;
+pub mod gc;
+mod health;
 pub mod judge;
 pub mod ledger;
 mod normal;
 mod orders;
+pub mod pairs;
 pub mod place;
 pub mod plan;
+pub mod plan;
 pub mod pool;
+pub mod recovery;
+pub mod room;
 pub mod saga;
 mod sampler;
 pub mod search;
 pub mod select;
 pub mod service;
 pub mod settings;
+pub mod shards;
+pub mod tenure;
 pub mod world;
 
 pub use orders::{Answer, OrderError};

@@ -5,6 +5,9 @@ use std::time::Duration;
 use domain::{HostId, InstanceId, MigrationId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::gc::{Mode, Report};
+use crate::shards::Shard;
+
 /// Orders that may wait.
 const WAITING: usize = 16;
 /// How long an answer is waited for.
@@ -36,12 +39,30 @@ pub(crate) enum Wish {
     Move(InstanceId, HostId),
     /// A parked migration answered.
     Answer(MigrationId, Answer),
+    /// What belongs to nothing in a shard looked for, and removed if wanted.
+    Collect(Mode, Shard),
+}
+
+/// What a wish came to.
+pub(crate) enum Told {
+    /// The migration that it is about.
+    Migration(MigrationId),
+    /// What was found.
+    Collected(Report),
 }
 
 /// A wish and where its answer goes.
 pub(crate) struct Order {
     pub(crate) what: Wish,
-    pub(crate) reply: oneshot::Sender<Result<MigrationId, OrderError>>,
+    pub(crate) reply: oneshot::Sender<Result<Told, OrderError>>,
+}
+
+impl Order {
+    /// Answers that it is not carried out.
+    pub(crate) fn refuse(self, error: OrderError) {
+        // Whoever asked may be gone.
+        let _ = self.reply.send(Err(error));
+    }
 }
 
 /// Where orders are left; the leader takes them.
@@ -54,7 +75,7 @@ impl Desk {
     }
 
     /// Leaves an order and waits for its answer.
-    pub(crate) async fn ask(&self, what: Wish) -> Result<MigrationId, OrderError> {
+    pub(crate) async fn ask(&self, what: Wish) -> Result<Told, OrderError> {
         let away = |why: &str| OrderError::Unavailable(why.to_owned());
         let (reply, answer) = oneshot::channel();
         self.0
@@ -64,6 +85,14 @@ impl Desk {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(away("leadership was lost")),
             Err(_) => Err(away("another migrator leads, or none")),
+        }
+    }
+
+    /// As [`Desk::ask`], for what a migration comes of.
+    pub(crate) async fn migration(&self, what: Wish) -> Result<MigrationId, OrderError> {
+        match self.ask(what).await? {
+            Told::Migration(id) => Ok(id),
+            Told::Collected(_) => Err(OrderError::Refused("another answer came".to_owned())),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use domain::{Filter, Host, HostId, Instance};
 
 use crate::belief::Belief;
+use crate::pool::isolation::Claims;
 use crate::pool::{Change, Doubt, Pool};
 use crate::select::Refusal;
 use crate::settings::Settings;
@@ -19,7 +20,7 @@ pub fn isolation(world: &World, host: &Host) -> Option<String> {
         .claims
         .get(&host.id)
         .filter(|claims| !claims.by_owner.is_empty())
-        .map(|claims| claims.reasons());
+        .map(Claims::reasons);
     host.isolation
         .as_ref()
         .map(|isolation| isolation.reason.clone())
@@ -47,7 +48,7 @@ pub fn forbidden(
         .or_else(|| spread(world, pool, instance, row, target.host))
         .or_else(|| memory(pool, instance, host))
         .or_else(|| {
-            let most = settings.planning.max_per_host;
+            let most = settings.max_per_host;
             (target.in_flight >= most).then(|| {
                 let why = format!(
                     "{} migrations go to or from it; {most} may",

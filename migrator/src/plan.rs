@@ -7,6 +7,7 @@
 //! the high quantile of its cost. What was not taken is kept with the reason.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use domain::{
     Alternative, Contention, Decision, Expected, Filter, HostId, Instance, InstanceId,
@@ -16,6 +17,7 @@ use domain::{
 use crate::detect::{self, Memory};
 use crate::place;
 use crate::pool::Pool;
+use crate::pool::isolation::Claims;
 use crate::search::{Found, LeftOut, Search};
 use crate::select;
 use crate::settings::Settings;
@@ -95,10 +97,7 @@ impl Draft<'_, '_> {
         let hosts: Vec<usize> = (0..self.search.pool.hosts().len())
             .filter(|&host| {
                 let id = &self.search.pool.hosts()[host].host.id;
-                self.world
-                    .claims
-                    .get(id)
-                    .is_some_and(|claims| claims.drains())
+                self.world.claims.get(id).is_some_and(Claims::drains)
             })
             .collect();
         for host in hosts {
@@ -146,7 +145,7 @@ impl Draft<'_, '_> {
 
     /// Migrations that may still go to or from a host.
     fn room(&self, host: usize) -> usize {
-        let most = self.settings.planning.max_per_host;
+        let most = self.settings.max_per_host;
         most.saturating_sub(self.search.pool.hosts()[host].in_flight)
     }
 
@@ -416,7 +415,8 @@ fn summary(
                 when(contention)
             );
             for (filter, count) in excluded {
-                text.push_str(&format!("; {} excludes {count}", filter.name()));
+                // Writing to a text cannot fail.
+                let _ = write!(text, "; {} excludes {count}", filter.name());
             }
             text
         }

@@ -598,15 +598,12 @@ fn cells(
         mean: mean as f32,
         variance: variance as f32,
     };
-    match world.forecast(id, resource) {
-        Some(forecast) => {
-            let age = world.at.since(forecast.issued_at);
-            let moments = Moments::of(forecast);
-            (ahead.map(|ahead| cell(moments.at(ahead + age))), true)
-        }
-        None => {
-            let now = world.present_demand(id, resource).unwrap_or(0.0);
-            ([cell((now, 0.0)); POINTS], false)
-        }
+    if let Some(forecast) = world.forecast(id, resource) {
+        let age = world.at.since(forecast.issued_at);
+        let moments = Moments::of(forecast);
+        (ahead.map(|ahead| cell(moments.at(ahead + age))), true)
+    } else {
+        let now = world.present_demand(id, resource).unwrap_or(0.0);
+        ([cell((now, 0.0)); POINTS], false)
     }
 }

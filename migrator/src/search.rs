@@ -168,7 +168,7 @@ impl<'a, 'w> Search<'a, 'w> {
         let rows = select::ranked(&self.pool, self.belief, self.settings, host, rows);
         let mut found = Vec::new();
         for row in rows {
-            self.to_targets(
+            self.try_targets(
                 row,
                 host,
                 self.accepted_of_target(),
@@ -200,7 +200,7 @@ impl<'a, 'w> Search<'a, 'w> {
         });
     }
 
-    fn to_targets(
+    fn try_targets(
         &mut self,
         row: usize,
         host: usize,
@@ -351,7 +351,7 @@ impl<'a, 'w> Search<'a, 'w> {
                 })
                 .sum();
             let target = &self.pool.hosts()[host];
-            if target.in_flight + changes.len() > self.settings.planning.max_per_host {
+            if target.in_flight + changes.len() > self.settings.max_per_host {
                 return false;
             }
             let capacity = target.host.capacity.memory.unwrap_or(f64::INFINITY);
@@ -426,7 +426,7 @@ impl<'a, 'w> Search<'a, 'w> {
     /// Where an instance of a host that is being emptied goes: any host that may take it.
     pub fn refuge(&mut self, row: usize, host: usize) -> (Option<Found>, Vec<LeftOut>) {
         let (mut found, mut left_out) = (Vec::new(), Vec::new());
-        self.to_targets(row, host, self.accepted, &mut found, &mut left_out);
+        self.try_targets(row, host, self.accepted, &mut found, &mut left_out);
         self.sort(&mut found);
         (found.into_iter().next(), left_out)
     }

@@ -8,6 +8,9 @@ use domain::{Policy, RampPlan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pairs::PairSettings;
+use crate::room::Caps;
+
 /// Settings of the migrator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -35,6 +38,8 @@ pub struct Settings {
     pub retry_ms: u64,
     /// Migrations at a time, in all.
     pub max_migrations: usize,
+    /// Migrations at a time that leave or enter one host.
+    pub max_per_host: usize,
     /// In which steps traffic moves.
     pub ramp: RampPlan,
     /// Bounds of a migration's patience.
@@ -43,10 +48,16 @@ pub struct Settings {
     pub judge: JudgeSettings,
     /// The planner's settings.
     pub planning: Planning,
+    /// Settings of the comparison of copied requests.
+    pub pairs: PairSettings,
     /// How long requests on a replica that lost its weight are waited for, in milliseconds.
     pub drain_deadline_ms: u64,
     /// How long leadership lasts without renewal, in milliseconds.
     pub lease_ms: u64,
+    /// Into how many parts the services are divided, each led by one migrator at a time. All
+    /// migrators of a store must have the same; it may change only while none runs and nothing is
+    /// under way.
+    pub shards: u32,
 }
 
 /// Settings of the planner.
@@ -69,8 +80,6 @@ pub struct Planning {
     /// How many times the accepted risk a full fleet accepts; it grows from a load of 60 % of the
     /// limits to 90 %.
     pub crowded_risk: f64,
-    /// Migrations at a time to or from one host.
-    pub max_per_host: usize,
     /// An instance returns to a host it has left only after this time, in milliseconds, unless the
     /// benefit is twice the cost.
     pub no_return_ms: u64,
@@ -94,7 +103,6 @@ impl Default for Planning {
             doubt: 0.25,
             target_share: 0.5,
             crowded_risk: 2.0,
-            max_per_host: 2,
             no_return_ms: 7_200_000,
             candidates: 24,
             targets: 8,
@@ -111,7 +119,6 @@ impl Planning {
     /// The field, its value and what is allowed, in words.
     pub fn validate(&self) -> Result<(), String> {
         whole_numbers(&[
-            ("planning.max_per_host", self.max_per_host as u64, 1..=1_000),
             ("planning.no_return_ms", self.no_return_ms, 0..=604_800_000),
             ("planning.candidates", self.candidates as u64, 1..=10_000),
             ("planning.targets", self.targets as u64, 1..=10_000),
@@ -269,12 +276,15 @@ impl Default for Settings {
             cool_down_ms: 3_600_000,
             retry_ms: 900_000,
             max_migrations: 2,
+            max_per_host: 2,
             ramp: default_ramp(),
             limits: Limits::default(),
             judge: JudgeSettings::default(),
             planning: Planning::default(),
+            pairs: PairSettings::default(),
             drain_deadline_ms: 30_000,
             lease_ms: 5_000,
+            shards: 1,
         }
     }
 }
@@ -287,6 +297,7 @@ impl Settings {
     pub fn validate(&self) -> Result<(), String> {
         self.judge.validate()?;
         self.planning.validate()?;
+        self.pairs.validate()?;
         whole_numbers(&[
             ("tick_ms", self.tick_ms, 10..=3_600_000),
             ("window_ms", self.window_ms, 1..=604_800_000),
@@ -294,6 +305,8 @@ impl Settings {
             ("lease_ms", self.lease_ms, 500..=600_000),
             ("drain_deadline_ms", self.drain_deadline_ms, 0..=86_400_000),
             ("max_migrations", self.max_migrations as u64, 0..=10_000),
+            ("max_per_host", self.max_per_host as u64, 1..=10_000),
+            ("shards", u64::from(self.shards), 1..=256),
             ("limits.attempts", u64::from(self.limits.attempts), 1..=100),
             (
                 "limits.sync_rounds",
@@ -318,6 +331,19 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// How long leadership lasts without renewal.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.max(100))
+    }
+
+    /// How many migrations may be under way.
+    pub const fn caps(&self) -> Caps {
+        Caps {
+            in_all: self.max_migrations,
+            per_host: self.max_per_host,
+        }
     }
 
     /// One look's time.

@@ -48,6 +48,7 @@ struct EndpointView {
 struct CountsView {
     clusters: BTreeMap<String, CountView>,
     mirror_copies_shed: u64,
+    pairs: BTreeMap<String, domain::Pairs>,
 }
 
 #[derive(Serialize)]
@@ -171,6 +172,7 @@ fn counts(shared: &Shared) -> CountsView {
     CountsView {
         clusters: clusters.collect(),
         mirror_copies_shed: shared.mirrors.shed(),
+        pairs: shared.registry.pairs(),
     }
 }
 

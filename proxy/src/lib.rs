@@ -4,7 +4,8 @@
 //! The xDS client accepts clusters, endpoints and routes ([`xds::Ledger`]), links them into an
 //! immutable [`config::RoutingTable`] and swaps it in. Each request takes one table, chooses a
 //! cluster by weight and an endpoint in it ([`select`]), and is counted ([`telemetry`]); what was
-//! counted is reported to the control plane.
+//! counted is reported to the control plane. Some requests are copied ([`mirror`]), and what both
+//! sides of an instance under migration answer is compared ([`pairs`]).
 //!
 //! # Guarantees
 //! - A request uses one table from its beginning to its end; replacing the table loses none.
@@ -18,6 +19,7 @@ pub mod config;
 mod ingress;
 pub mod last_good;
 mod mirror;
+mod pairs;
 mod run;
 pub mod select;
 mod settings;

@@ -23,6 +23,9 @@ pub struct ProxyConfig {
     pub workers: usize,
     /// How long requests may take to finish after the proxy was told to stop.
     pub grace: Duration,
+    /// How many requests a second are answered by both sides of an instance under migration and
+    /// compared; beyond, one in four is. Each costs the original one more answer. 0: none.
+    pub pairs_per_second: u32,
 }
 
 impl ProxyConfig {
@@ -37,6 +40,7 @@ impl ProxyConfig {
             admin: None,
             workers: 1,
             grace: Duration::from_secs(30),
+            pairs_per_second: 10,
         }
     }
 }

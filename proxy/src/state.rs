@@ -27,10 +27,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: ProxyConfig) -> Self {
         Self {
-            config,
             table: ArcSwap::default(),
             registry: Arc::default(),
-            mirrors: Mirrors::new(),
+            mirrors: Mirrors::new(config.pairs_per_second),
+            config,
             ready: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             draining: AtomicBool::new(false),

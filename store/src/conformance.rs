@@ -95,6 +95,7 @@ pub async fn run_on(backend: &dyn Backend) {
     leases::a_fence_without_a_lease_is_refused(&*backend.fresh().await).await;
     only_one_of_many_writers_wins(backend.fresh().await).await;
     leases::only_one_of_many_candidates_leads(backend.fresh().await).await;
+    who_looks_before_he_writes_never_oversteps(backend.fresh().await).await;
     counters_lose_no_increment(backend.fresh().await).await;
 }
 
@@ -452,4 +453,44 @@ async fn counters_lose_no_increment(store: SharedStore) {
     let end = store.get(&key("n")).await.unwrap().unwrap();
     assert_eq!(end.parse::<u32>().unwrap().value, 40);
     assert_eq!(end.generation, Generation(41));
+}
+
+/// What reservations rest on: whoever looks before he writes also writes the record that all who
+/// look expect, so of two that looked at the same moment one has to look again.
+async fn who_looks_before_he_writes_never_oversteps(store: SharedStore) {
+    const ROOM: usize = 16;
+    let room = Key::new(Kind::Host, "room");
+    let put = Transaction::new().put(room.clone(), Expect::Absent, &ROOM);
+    store.commit(put.unwrap()).await.unwrap();
+    let mut tasks = Vec::new();
+    for number in 0..64_u32 {
+        let (store, room) = (Arc::clone(&store), room.clone());
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let host = store.get(&room).await.unwrap().unwrap();
+                let held = store.list(Kind::Reservation).await.unwrap().len();
+                assert!(held <= ROOM, "{held} of {ROOM} are held");
+                if held == ROOM {
+                    return 0_u32;
+                }
+                let own = Key::new(Kind::Reservation, number.to_string());
+                let put = Transaction::new()
+                    .put(room.clone(), Expect::Generation(host.generation), &ROOM)
+                    .unwrap()
+                    .put(own, Expect::Absent, &number)
+                    .unwrap();
+                match store.commit(put).await {
+                    Ok(_) => return 1,
+                    Err(StoreError::Conflict { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }));
+    }
+    let mut taken = 0;
+    for task in tasks {
+        taken += task.await.unwrap();
+    }
+    assert_eq!(usize::try_from(taken).unwrap(), ROOM);
+    assert_eq!(store.list(Kind::Reservation).await.unwrap().len(), ROOM);
 }

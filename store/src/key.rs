@@ -24,9 +24,9 @@ pub enum Kind {
     Routing,
     /// `domain::Decision`: the latest one, id `latest`.
     Decision,
-    /// `domain::RoutingStatus`, by service id.
+    /// `domain::RoutingStatus`, by service id and control plane (`domain::routing::word_id`).
     RoutingStatus,
-    /// `domain::Traffic`, by service id.
+    /// `domain::Traffic`, by service id and control plane.
     Traffic,
     /// `domain::Readings`, by instance id.
     Readings,
@@ -40,6 +40,12 @@ pub enum Kind {
     Isolation,
     /// What a decision was made from, by plan id, or `latest`.
     Evidence,
+    /// A migrator's sign of life, by holder id.
+    Member,
+    /// A control plane that has a name, by that.
+    Server,
+    /// `domain::Announcement`, by its id.
+    Announcement,
 }
 
 /// Whether a record survives a crash.
@@ -53,7 +59,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -70,6 +76,9 @@ impl Kind {
         Self::Progress,
         Self::Isolation,
         Self::Evidence,
+        Self::Member,
+        Self::Server,
+        Self::Announcement,
     ];
 
     /// Whether records of this kind survive a crash.
@@ -85,12 +94,15 @@ impl Kind {
             | Self::Decision
             | Self::Node
             | Self::Isolation
-            | Self::Evidence => Durability::Durable,
+            | Self::Evidence
+            | Self::Announcement => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
             | Self::Forecast
-            | Self::Progress => Durability::Ephemeral,
+            | Self::Progress
+            | Self::Member
+            | Self::Server => Durability::Ephemeral,
         }
     }
 
@@ -113,6 +125,9 @@ impl Kind {
             Self::Progress => "progress",
             Self::Isolation => "isolation",
             Self::Evidence => "evidence",
+            Self::Member => "member",
+            Self::Server => "server",
+            Self::Announcement => "announcement",
         }
     }
 }

@@ -25,6 +25,7 @@ mod record;
 mod redis;
 mod table;
 mod watch;
+pub mod words;
 
 use std::time::Duration;
 

@@ -139,6 +139,13 @@ impl Lab {
         self.redis = Some(Redis::start(self.folder.path(), port));
     }
 
+    /// Redis stands still: connections stay open, nothing is answered.
+    pub(crate) fn signal_redis(&self, signal: rustix::process::Signal) {
+        let redis = self.redis.as_ref().expect("this lab has a Redis");
+        let pid = rustix::process::Pid::from_child(&redis.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     pub(crate) const fn page(&self) -> SocketAddr {
         self.config.page
     }

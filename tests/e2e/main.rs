@@ -8,6 +8,7 @@
     reason = "tests say what they expect by failing"
 )]
 
+mod away;
 mod lab;
 mod operator;
 mod restart;

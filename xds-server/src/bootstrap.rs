@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use domain::NodeId;
 
+use crate::authority::{NodeFiles, SERVER_NAME};
 use crate::resources::CONTROL_CLUSTER;
 pub use crate::stream::Protocol;
 
@@ -28,6 +29,8 @@ pub struct Bootstrap {
     pub control_plane: SocketAddr,
     /// How it talks to the control plane.
     pub protocol: Protocol,
+    /// By what it proves itself to the control plane; plain text when nothing.
+    pub identity: Option<NodeFiles>,
 }
 
 /// The bootstrap as YAML.
@@ -38,6 +41,7 @@ pub fn envoy(bootstrap: &Bootstrap) -> String {
         admin,
         control_plane,
         protocol,
+        identity,
     } = bootstrap;
     let mut metadata = String::new();
     if let Some(listen) = listen {
@@ -45,6 +49,7 @@ pub fn envoy(bootstrap: &Bootstrap) -> String {
         // Writing to a text cannot fail.
         let _ = write!(metadata, "\n  metadata:\n    {key}: \"{listen}\"");
     }
+    let secured = identity.as_ref().map_or_else(String::new, transport);
     let api_type = api_type(*protocol);
     let (admin_host, admin_port) = (admin.ip(), admin.port());
     let (host, port) = (control_plane.ip(), control_plane.port());
@@ -86,7 +91,7 @@ static_resources:
   clusters:
     - name: {CONTROL_CLUSTER}
       type: STATIC
-      connect_timeout: 1s
+      connect_timeout: 1s{secured}
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -105,6 +110,30 @@ static_resources:
     )
 }
 
+/// Mutual TLS towards the control plane. Envoy's own default would stop at TLS 1.2.
+fn transport(files: &NodeFiles) -> String {
+    let [certificate, key, authority] =
+        [&files.certificate, &files.key, &files.authority].map(|path| path.display());
+    format!(
+        r#"
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+          sni: {SERVER_NAME}
+          common_tls_context:
+            alpn_protocols: [h2]
+            tls_params: {{ tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3 }}
+            tls_certificates:
+              - certificate_chain: {{ filename: "{certificate}" }}
+                private_key: {{ filename: "{key}" }}
+            validation_context:
+              trusted_ca: {{ filename: "{authority}" }}
+              match_typed_subject_alt_names:
+                - {{ san_type: DNS, matcher: {{ exact: {SERVER_NAME} }} }}"#
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +145,7 @@ mod tests {
             admin: ([127, 0, 0, 1], 9_901).into(),
             control_plane: ([127, 0, 0, 1], 18_000).into(),
             protocol,
+            identity: None,
         })
     }
 

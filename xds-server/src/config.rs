@@ -1,10 +1,12 @@
 //! What the operator may set.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::XdsError;
 use crate::gate::PATIENCE_TICKS;
+use crate::tls::{Security, is_local};
 
 /// Settings of the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,18 @@ pub struct XdsConfig {
     pub node_patience: Duration,
     /// How many discovery streams are served at once.
     pub max_streams: usize,
+    /// Its name, where several control planes write to the same store; the same after a restart.
+    pub name: String,
+    /// How many TLS handshakes are under way at once.
+    pub max_handshakes: usize,
+    /// How connections are secured.
+    pub security: Security,
+    /// Serve plain text beyond this machine.
+    pub insecure_remote: bool,
+    /// Where health, metrics and the nodes' progress are shown; nowhere when none.
+    pub admin: Option<SocketAddr>,
+    /// A folder of secrets for SDS: `NAME.crt` with `NAME.key`, and authorities `NAME.ca`.
+    pub secrets: Option<PathBuf>,
 }
 
 impl Default for XdsConfig {
@@ -33,6 +47,12 @@ impl Default for XdsConfig {
             debounce: Duration::from_millis(10),
             node_patience: Duration::from_secs(u64::from(PATIENCE_TICKS)),
             max_streams: 12_000,
+            name: String::new(),
+            max_handshakes: 64,
+            security: Security::Plaintext,
+            insecure_remote: false,
+            admin: None,
+            secrets: None,
         }
     }
 }
@@ -88,6 +108,17 @@ impl XdsConfig {
         if self.max_streams == 0 {
             return bad("max_streams", "0".to_owned(), "at least 1");
         }
+        if self.max_handshakes == 0 {
+            return bad("max_handshakes", "0".to_owned(), "at least 1");
+        }
+        let is_open = self.security == Security::Plaintext && !is_local(&self.listen);
+        if is_open && !self.insecure_remote {
+            return bad(
+                "security",
+                format!("plaintext on {}", self.listen),
+                "mutual TLS, or an address of this machine only, as 127.0.0.1",
+            );
+        }
         Ok(())
     }
 }
@@ -99,6 +130,12 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_a_slow_debounce_is_refused_by_name() {
         assert!(XdsConfig::default().validate().is_ok());
+        let open = XdsConfig {
+            listen: ([0, 0, 0, 0], 18_000).into(),
+            ..XdsConfig::default()
+        };
+        let error = open.validate().unwrap_err().to_string();
+        assert!(error.contains("plaintext on 0.0.0.0"), "{error}");
         let slow = XdsConfig {
             debounce: Duration::from_millis(21),
             ..XdsConfig::default()

@@ -27,6 +27,17 @@ pub enum XdsError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A certificate or key cannot be used.
+    #[error("control plane cannot use {path}: {reason}")]
+    Certificate {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It has stopped.
+    #[error("control plane: it has stopped")]
+    Stopped,
     /// What shall be published cannot be read. Starting without it would take the routes away
     /// from every node that connects.
     #[error("control plane cannot read what to publish: {0}")]

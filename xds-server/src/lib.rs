@@ -9,6 +9,7 @@
 //!                                                             │
 //! store ◀── RoutingStatus ── edge::writer ◀───────────────────┘
 //! store ◀── Traffic ──────── edge::writer ◀── telemetry (LRS counts, ALS latencies)
+//! people ◀── health, metrics, progress, refusals ── admin, CSDS
 //! ```
 //!
 //! # Ownership
@@ -20,19 +21,28 @@
 //! on. A store that fails leaves what is published in force. A control plane that is gone leaves
 //! the data planes with what they have.
 
+mod admin;
+pub mod authority;
 pub mod bootstrap;
 mod config;
 mod edge;
 mod error;
+mod events;
 pub mod gate;
 mod hub;
 pub mod input;
+mod inspect;
+mod metrics;
+mod outbox;
 pub mod resources;
 mod server;
 mod services;
 pub mod stream;
 pub mod telemetry;
+mod tls;
+mod wire;
 
 pub use config::XdsConfig;
 pub use error::XdsError;
 pub use server::XdsServer;
+pub use tls::{Security, TlsFiles};

@@ -289,3 +289,45 @@ async fn a_session_moves_to_the_shadow_once_and_never_back() {
     }
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_proves_who_it_is_and_one_under_another_name_gets_nothing() {
+    use foreshadow_xds_server::Security;
+    use foreshadow_xds_server::authority::LocalAuthority;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = LocalAuthority::open(folder.path()).unwrap();
+    let upstream = Upstream::start("original").await;
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let scene = Scene::new("shop", 0).instance(1, upstream.endpoint());
+    scene.save(&store).await;
+    let config = XdsConfig {
+        listen: any_port(),
+        admin: Some(any_port()),
+        security: Security::Mutual(authority.server().unwrap()),
+        ..XdsConfig::default()
+    };
+    let server = XdsServer::start(config, Arc::clone(&store), Arc::new(SystemClock))
+        .await
+        .unwrap();
+    let own = domain::NodeId::new("envoy-tls").unwrap();
+    let files = authority.node(&own).unwrap();
+    let (at, delta) = (server.local_addr(), Protocol::Delta);
+    let envoy = Envoy::start_as("envoy-tls", at, delta, Some(files.clone()));
+    let http = Http::new();
+    envoy.ready(&http).await;
+    scene.applied(&store, 1).await;
+    assert!(share_of("original", &http, envoy.listen, 20).await > 0.99);
+    // The same certificate under another name.
+    let other = Envoy::start_as("envoy-other", at, delta, Some(files));
+    until("the other is refused", || async {
+        let (_, metrics) = http.get(server.admin_addr()?, "/metrics", "admin").await;
+        let line = metrics
+            .lines()
+            .find(|l| l.starts_with("foreshadow_xds_streams_refused_total "))?;
+        (!line.ends_with(" 0")).then_some(())
+    })
+    .await;
+    assert_eq!(scene.status(&store).await.unwrap().nodes.len(), 1);
+    drop(other);
+    server.shutdown().await;
+}

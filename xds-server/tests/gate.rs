@@ -34,7 +34,7 @@ fn a_route_is_published_only_after_every_node_has_the_clusters_it_names() {
     for protocol in both() {
         let scene = Scene::new("shop", 2);
         let mut fleet = Fleet::new(&scene.inputs());
-        let (fast, slow) = (fleet.connect(protocol), fleet.connect(protocol));
+        let (fast, _slow) = (fleet.connect(protocol), fleet.connect(protocol));
         fleet.settle();
         let before = fleet.gate.published().generation;
         let scene = scene.migrate(1, bp(100), false);
@@ -46,9 +46,8 @@ fn a_route_is_published_only_after_every_node_has_the_clusters_it_names() {
             "the slow node is not ready"
         );
         assert_eq!(fleet.state(&scene), RoutingState::Pending);
-        while fleet.step(slow) {}
-        assert_eq!(fleet.gate.published().generation, before + 1);
         fleet.settle();
+        assert_eq!(fleet.gate.published().generation, before + 1);
         assert_eq!(fleet.state(&scene), RoutingState::Applied);
     }
 }
@@ -227,6 +226,150 @@ fn a_client_that_missed_a_split_keeps_its_endpoints_until_it_has_the_new_routes(
         assert_eq!(fleet.state(&scene), RoutingState::Applied);
         assert_eq!(fleet.clients[client].endpoints["shop"], 0, "{protocol:?}");
     }
+}
+
+/// Clients check at every message that they route to nothing that they lack.
+#[test]
+fn a_client_that_missed_the_end_of_a_migration_keeps_its_clusters_until_it_has_the_new_routes() {
+    for protocol in both() {
+        for shadow in [0, 5_000, 10_000] {
+            let scene = Scene::new("shop", 2).migrate(1, bp(shadow), false);
+            let mut fleet = Fleet::new(&scene.inputs());
+            let client = fleet.connect(protocol);
+            fleet.settle();
+            fleet.clients[client].lose(&mut fleet.gate);
+            // It ends, and the control plane is another when the client is back.
+            let scene = scene.commit(1);
+            fleet.gate = foreshadow_xds_server::gate::Gate::default();
+            let node = fleet.clients[client].node.clone();
+            fleet.gate.expect(node);
+            fleet.set(&scene.inputs());
+            fleet.reconnect(client);
+            fleet.settle();
+            assert_eq!(fleet.state(&scene), RoutingState::Applied, "{protocol:?}");
+            assert_eq!(fleet.clients[client].clusters(), ["shop"], "{protocol:?}");
+        }
+    }
+}
+
+fn three_nodes(scene: &Scene, protocol: Protocol) -> (Fleet, [usize; 3]) {
+    let mut fleet = Fleet::new(&scene.inputs());
+    let nodes = [0; 3].map(|_| fleet.connect(protocol));
+    fleet.settle();
+    (fleet, nodes)
+}
+
+/// How many clients have been sent the version.
+fn reached(fleet: &Fleet, kind: ResourceType, version: &str) -> usize {
+    let was_sent = |client: &&common::fleet::Client| {
+        let mut seen = client.seen.iter();
+        let waits = client.inbox.iter().filter(|response| response.kind == kind);
+        let mut waiting = waits.flat_map(|response| &response.resources);
+        seen.any(|(of, _, seen)| *of == kind && seen == version)
+            || waiting.any(|resource| resource.version.to_string() == version)
+    };
+    fleet.clients.iter().filter(was_sent).count()
+}
+
+#[test]
+fn what_is_new_goes_to_one_node_and_a_refusal_there_reaches_nobody_else_ever() {
+    for protocol in both() {
+        let good = Scene::new("shop", 2).migrate(1, bp(100), false);
+        let (mut fleet, nodes) = three_nodes(&good, protocol);
+        let bad = good.clone().migrate(1, bp(5_000), false);
+        let version = foreshadow_xds_server::resources::build(&bad.inputs())
+            .routes
+            .version
+            .to_string();
+        for node in nodes {
+            fleet.clients[node].refuses = Some((ResourceType::Route, version.clone()));
+        }
+        fleet.set(&bad.inputs());
+        assert_eq!(reached(&fleet, ResourceType::Route, &version), 1);
+        fleet.settle();
+        assert_eq!(
+            reached(&fleet, ResourceType::Route, &version),
+            1,
+            "{protocol:?}"
+        );
+        assert_eq!(fleet.state(&bad), RoutingState::Rejected);
+        // One that starts afterwards gets the last good one.
+        let late = fleet.connect(protocol);
+        fleet.settle();
+        assert_eq!(reached(&fleet, ResourceType::Route, &version), 1);
+        assert_eq!(fleet.clients[late].routes, fleet.clients[nodes[0]].routes);
+    }
+}
+
+#[test]
+fn what_a_canary_acknowledges_goes_to_everybody_and_what_is_taken_back_does_so_at_once() {
+    for protocol in both() {
+        let scene = Scene::new("shop", 2).migrate(1, bp(100), false);
+        let (mut fleet, _) = three_nodes(&scene, protocol);
+        let up = scene.clone().migrate(1, bp(5_000), false);
+        let version = |scene: &Scene| {
+            let set = foreshadow_xds_server::resources::build(&scene.inputs());
+            set.routes.version.to_string()
+        };
+        fleet.set(&up.inputs());
+        assert_eq!(reached(&fleet, ResourceType::Route, &version(&up)), 1);
+        fleet.settle();
+        assert_eq!(reached(&fleet, ResourceType::Route, &version(&up)), 3);
+        assert_eq!(fleet.state(&up), RoutingState::Applied);
+        let down = up.migrate(1, bp(50), false);
+        fleet.set(&down.inputs());
+        assert_eq!(reached(&fleet, ResourceType::Route, &version(&down)), 3);
+    }
+}
+
+#[test]
+fn a_canary_that_does_not_answer_or_leaves_holds_up_nobody() {
+    for leaves in [false, true] {
+        let scene = Scene::new("shop", 2).migrate(1, bp(100), false);
+        let (mut fleet, nodes) = three_nodes(&scene, Protocol::Delta);
+        let up = scene.migrate(1, bp(5_000), false);
+        let set = foreshadow_xds_server::resources::build(&up.inputs());
+        let version = set.routes.version.to_string();
+        fleet.set(&up.inputs());
+        let waits = |node: &usize| !fleet.clients[*node].inbox.is_empty();
+        let canary = nodes.into_iter().find(waits).unwrap();
+        if leaves {
+            fleet.clients[canary].lose(&mut fleet.gate);
+            fleet.pump();
+        }
+        for _ in 0..10 {
+            for node in nodes.into_iter().filter(|node| *node != canary) {
+                while fleet.step(node) {}
+            }
+            fleet.gate.tick();
+            fleet.pump();
+        }
+        let others = if leaves { 2 } else { 3 };
+        assert_eq!(reached(&fleet, ResourceType::Route, &version), others);
+    }
+}
+
+#[test]
+fn what_a_data_plane_would_refuse_is_not_published_and_what_is_in_force_stays() {
+    let good = Scene::new("shop", 1);
+    let mut fleet = Fleet::new(&good.inputs());
+    let client = fleet.connect(Protocol::Delta);
+    fleet.settle();
+    let before = fleet.gate.published().clone();
+    let bad = good.clone().domain("two words");
+    fleet.set(&bad.inputs());
+    fleet.settle();
+    assert_eq!(fleet.gate.published().routes, before.routes);
+    let report = fleet.gate.last_report(&bad.service.id).unwrap();
+    assert_eq!(report.state, RoutingState::Rejected);
+    let reasons = format!("{:?}", report.nodes);
+    assert!(reasons.contains("two words"), "{reasons}");
+    let seen = fleet.clients[client].seen.len();
+    let mended = good.domain("one.example.com");
+    fleet.set(&mended.inputs());
+    fleet.settle();
+    assert!(fleet.clients[client].seen.len() > seen);
+    assert_eq!(fleet.state(&mended), RoutingState::Applied);
 }
 
 #[test]
@@ -506,6 +649,8 @@ enum Op {
     Reconnect(usize),
     Lose(usize),
     Leave(usize),
+    /// The control plane ends and another begins.
+    Restart,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -517,6 +662,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0_usize..4).prop_map(Op::Reconnect),
         1 => (0_usize..4).prop_map(Op::Lose),
         1 => (0_usize..4).prop_map(Op::Leave),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -531,7 +677,11 @@ proptest! {
         let mut scene = Scene::new("shop", count);
         let mut fleet = Fleet::new(&scene.inputs());
         let mut moves = 0_u8;
+        let mut known = std::collections::BTreeSet::new();
         for op in ops {
+            for (node, is_known) in fleet.gate.take_roster() {
+                if is_known { known.insert(node); } else { known.remove(&node); }
+            }
             match op {
                 Op::Weight(shadow) => {
                     let current = scene.routing.as_ref().and_then(|r| r.migration.as_ref());
@@ -568,6 +718,22 @@ proptest! {
                     fleet.gate.disconnect(client.id);
                     fleet.pump();
                 }
+                Op::Restart => {
+                    let connected: Vec<usize> = (0..fleet.clients.len())
+                        .filter(|index| !fleet.clients[*index].is_away)
+                        .collect();
+                    for &index in &connected {
+                        fleet.clients[index].lose(&mut fleet.gate);
+                    }
+                    fleet.gate = foreshadow_xds_server::gate::Gate::default();
+                    for node in &known {
+                        fleet.gate.expect(node.clone());
+                    }
+                    fleet.set(&scene.inputs());
+                    for index in connected {
+                        fleet.reconnect(index);
+                    }
+                }
                 Op::Step(_) | Op::Reconnect(_) | Op::Lose(_) | Op::Leave(_) => {}
             }
         }
@@ -577,6 +743,12 @@ proptest! {
             }
         }
         fleet.settle();
+        // A client that never had routes is not waited for to ask for them.
+        for _ in 0..4 {
+            fleet.gate.tick();
+            fleet.pump();
+            fleet.settle();
+        }
         let left = fleet.gate.last_report(&scene.service.id).unwrap().nodes.len();
         prop_assert_eq!(fleet.state(&scene) == RoutingState::Applied, left == fleet.clients.len());
         for _ in 0..PATIENCE_TICKS {

@@ -70,6 +70,7 @@ impl Plane {
             admin,
             control_plane: xds,
             protocol: Protocol::Delta,
+            identity: None,
         });
         let file = folder.join("envoy.yaml");
         std::fs::write(&file, text).map_err(Failure::failed("write Envoy's bootstrap"))?;

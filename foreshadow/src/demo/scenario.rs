@@ -198,6 +198,7 @@ impl Scenario {
             });
         }
         Ok(Config {
+            replicas: None,
             data: data.to_owned(),
             store: StoreChoice::Embedded,
             xds: ([127, 0, 0, 1], 0).into(),
@@ -278,6 +279,14 @@ fn settings(policy: Policy) -> Settings {
         max_migrations: 1,
         ramp: RampPlan::new(stages).unwrap_or_else(|_| RampPlan::standard(2_000)),
         limits: Limits::default(),
+        // As quick as the stages.
+        pairs: migrator::pairs::PairSettings {
+            min_pairs: 10,
+            wait_ms: 2_000,
+            // Six instances share a laptop's processors.
+            slow_ratio: 2.0,
+            ..migrator::pairs::PairSettings::default()
+        },
         judge: JudgeSettings {
             min_requests: 15,
             mirror_ms: 3_000,
@@ -294,6 +303,7 @@ fn settings(policy: Policy) -> Settings {
         planning: migrator::Planning::default(),
         drain_deadline_ms: 10_000,
         lease_ms: 5_000,
+        ..Settings::default()
     }
 }
 

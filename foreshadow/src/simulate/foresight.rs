@@ -6,7 +6,7 @@ use domain::forecast::InstanceForecast;
 use domain::{
     Forecast, HorizonForecast, ModelRef, QUANTILE_LEVELS, QuantileCurve, Resource, Timestamp,
 };
-use forecaster::Model;
+use forecaster::{Asking, Model};
 
 use super::workload::Workload;
 use crate::error::Failure;
@@ -97,18 +97,16 @@ impl Foresight {
             return Ok(known.chunks_exact(per_series * 4).map(parse).collect());
         }
         let context = self.model.context();
-        let histories: Vec<Vec<f64>> = (0..workload.ids.len())
-            .map(|index| {
-                let known = workload.measured(index, resource, step);
-                let known = &known[known.len().saturating_sub(context)..];
-                std::iter::repeat_n(f64::NAN, context - known.len())
-                    .chain(known.iter().map(|&value| f64::from(value)))
-                    .collect()
-            })
-            .collect();
+        let mut asking = Asking::default();
+        for index in 0..workload.ids.len() {
+            let known = workload.measured(index, resource, step);
+            let known = &known[known.len().saturating_sub(context)..];
+            // The trace does not say what time of day it is.
+            asking.push(known, &[], None);
+        }
         let curves = self
             .model
-            .predict(&histories)
+            .predict(&asking)
             .map_err(Failure::failed("forecast"))?;
         if let Some(file) = file {
             let write = Failure::failed::<std::io::Error>("keep forecasts");

@@ -97,8 +97,8 @@ fn gap(hosts: usize, instances: usize, seed: u64) -> f64 {
     let world = world(hosts, instances, 0.75, seed, Certainty::Certain);
     let settings = Settings {
         max_migrations: 10_000,
+        max_per_host: 1_000,
         planning: Planning {
-            max_per_host: 1_000,
             price: 0.01,
             price_per_gib: 0.01,
             steps: 200_000,

@@ -3,7 +3,9 @@
 //! # Contract
 //! - Every call that changes something carries an [`OpContext`]. Repeating a call with the same
 //!   operation id has the same outcome as making it once, also after a crash of the caller.
-//! - An epoch below the highest one seen is refused with [`DriverError::Fenced`].
+//! - An epoch below the highest one seen of the same lease is refused with
+//!   [`DriverError::Fenced`]. The check and the act are one piece: once [`Driver::claim`] of a newer
+//!   epoch has returned, nothing of an older one is under way or comes to pass.
 //! - After a call whose outcome is unknown, [`Driver::find_by_tag`] says what exists.
 //! - The pause of the original in [`Driver::fork`] is bounded by the driver itself: whoever dies,
 //!   the original goes on.
@@ -11,8 +13,10 @@
 use std::time::Duration;
 
 use domain::{
-    Endpoint, Epoch, Host, Instance, InstanceSpec, MigrationId, Reading, Replica, ZeroTraffic,
+    Endpoint, Epoch, Host, HostId, Instance, InstanceId, InstanceSpec, MigrationId, Reading,
+    Replica, Side, ZeroTraffic,
 };
+use store::LeaseName;
 
 pub mod process;
 
@@ -23,6 +27,8 @@ pub struct OpContext {
     pub migration: MigrationId,
     /// Identity of the operation; the same for every repetition.
     pub op: String,
+    /// The lease of the caller's leadership; epochs of different leases say nothing to each other.
+    pub lease: LeaseName,
     /// The caller's leadership.
     pub epoch: Epoch,
     /// How long the call may take.
@@ -73,6 +79,23 @@ pub struct Forked {
 pub struct Verified {
     /// The checks, in words.
     pub checks: Vec<String>,
+}
+
+/// Something that a driver keeps, whether or not anything runs there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its tag.
+    pub tag: String,
+    /// What it was made as.
+    pub side: Option<Side>,
+    /// The instance it is a replica of, if that can be read.
+    pub instance: Option<InstanceId>,
+    /// The host it is on, if that can be read.
+    pub host: Option<HostId>,
+    /// The replica, if it runs.
+    pub running: Option<Replica>,
+    /// What there is, in words: process, directory, port, control groups.
+    pub parts: Vec<String>,
 }
 
 /// What can go wrong in a driver.
@@ -183,6 +206,32 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The replica with this tag, if it runs.
     async fn find_by_tag(&self, tag: &str) -> Result<Option<Replica>, DriverError>;
+
+    /// Takes the resources over for a new leader, before it acts: older epochs of its lease are
+    /// refused from here on, and what they had begun is over when this returns.
+    async fn claim(&self, lease: &LeaseName, epoch: Epoch) -> Result<(), DriverError> {
+        let _every_call_is_checked = (lease, epoch);
+        Ok(())
+    }
+
+    /// Everything that this driver keeps.
+    async fn list(&self) -> Result<Vec<Found>, DriverError> {
+        Err(DriverError::Failed {
+            operation: "list",
+            subject: "replicas".to_owned(),
+            reason: "this driver cannot".to_owned(),
+        })
+    }
+
+    /// Destroys whatever exists under a tag, also a replica that was an original once. Only for
+    /// what belongs to nothing; the caller has made sure of that.
+    async fn collect(&self, ctx: &OpContext, tag: &str) -> Result<(), DriverError> {
+        Err(DriverError::Failed {
+            operation: "collect",
+            subject: format!("{tag} for {}", ctx.op),
+            reason: "this driver cannot".to_owned(),
+        })
+    }
 
     /// Stops a replica outside any migration (end of the demo, operator's wish).
     async fn stop(&self, replica: &Replica) -> Result<(), DriverError>;

@@ -2,7 +2,7 @@
 //!
 //! # What is where
 //! ```text
-//! <root>/epoch                       the highest epoch seen (fsynced): the fence
+//! <root>/epoch…                      the highest epoch seen per lease: the fence ([`fence`])
 //! <root>/replicas/<tag>/replica.json who runs there: pid, start time, port, spec, phase
 //! <root>/replicas/<tag>/state/       the replica's state directory
 //! <root>/replicas/<tag>/manifest     block hashes of what was copied (shadows, while syncing)
@@ -38,6 +38,7 @@ mod fence;
 mod fork;
 mod hooks;
 mod launch;
+mod listing;
 mod manifest;
 mod pause;
 mod ports;
@@ -49,18 +50,25 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use domain::{Endpoint, Host, Instance, InstanceSpec, Reading, Replica, ZeroTraffic};
+use domain::{Endpoint, Epoch, Host, Instance, InstanceSpec, Reading, Replica, ZeroTraffic};
+use store::LeaseName;
 
 pub use config::{CgroupPolicy, ProcessConfig};
 
-use crate::driver::{Capabilities, Driver, DriverError, Forked, OpContext, SyncReport, Verified};
+use crate::driver::{
+    Capabilities, Driver, DriverError, Forked, Found, OpContext, SyncReport, Verified,
+};
 use cgroup::Cgroups;
 use fence::Fence;
 use ports::Ports;
 use record::{Folders, Phase};
 use tags::Tags;
 use usage::Sample;
+
+/// How long a take-over may wait for what an earlier leader has begun.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs instances as child processes. See the module's documentation.
 #[derive(Debug)]
@@ -127,7 +135,9 @@ impl ProcessDriver {
             samples: Mutex::default(),
             config,
         };
-        driver.wake_all();
+        if driver.fence.nobody_acts() {
+            driver.wake_all();
+        }
         Ok(Arc::new(driver))
     }
 
@@ -183,7 +193,7 @@ impl Driver for ProcessDriver {
         instance: &Instance,
         target: &Host,
     ) -> Result<Endpoint, DriverError> {
-        self.fence.admit("prepare shadow", ctx.epoch)?;
+        let _act = self.fence.enter("prepare shadow", ctx).await?;
         self.prepare(ctx, instance, target).await
     }
 
@@ -192,8 +202,8 @@ impl Driver for ProcessDriver {
         ctx: &OpContext,
         instance: &Instance,
     ) -> Result<SyncReport, DriverError> {
-        self.fence.admit("sync", ctx.epoch)?;
-        self.sync(ctx, instance).await
+        let act = self.fence.enter("sync", ctx).await?;
+        self.sync(ctx, instance, act).await
     }
 
     async fn fork(
@@ -202,8 +212,8 @@ impl Driver for ProcessDriver {
         instance: &Instance,
         target: &Host,
     ) -> Result<Forked, DriverError> {
-        self.fence.admit("fork", ctx.epoch)?;
-        self.fork_shadow(ctx, instance, target).await
+        let act = self.fence.enter("fork", ctx).await?;
+        self.fork_shadow(ctx, instance, target, act).await
     }
 
     async fn reidentify(
@@ -212,7 +222,7 @@ impl Driver for ProcessDriver {
         instance: &Instance,
         shadow: &Replica,
     ) -> Result<(), DriverError> {
-        self.fence.admit("re-identify", ctx.epoch)?;
+        let _act = self.fence.enter("re-identify", ctx).await?;
         self.give_identity(ctx, instance, shadow).await
     }
 
@@ -222,7 +232,7 @@ impl Driver for ProcessDriver {
         instance: &Instance,
         shadow: &Replica,
     ) -> Result<Verified, DriverError> {
-        self.fence.admit("verify", ctx.epoch)?;
+        let _act = self.fence.enter("verify", ctx).await?;
         self.check_shadow(ctx, instance, shadow).await
     }
 
@@ -232,12 +242,12 @@ impl Driver for ProcessDriver {
         original: &Replica,
         proof: &ZeroTraffic,
     ) -> Result<(), DriverError> {
-        self.fence.admit("terminate", ctx.epoch)?;
+        let _act = self.fence.enter("terminate", ctx).await?;
         self.terminate_original(ctx, original, proof).await
     }
 
     async fn destroy_shadow(&self, ctx: &OpContext) -> Result<(), DriverError> {
-        self.fence.admit("destroy shadow", ctx.epoch)?;
+        let _act = self.fence.enter("destroy shadow", ctx).await?;
         self.destroy(ctx).await
     }
 
@@ -247,6 +257,21 @@ impl Driver for ProcessDriver {
             .load(tag)
             .map_err(|error| transient("find", tag, error))?;
         Ok(record.as_ref().and_then(record::Record::running))
+    }
+
+    async fn claim(&self, lease: &LeaseName, epoch: Epoch) -> Result<(), DriverError> {
+        let deadline = Instant::now() + CLAIM_LIMIT;
+        self.fence.admit("claim", lease, epoch, deadline).await?;
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, DriverError> {
+        self.found().await
+    }
+
+    async fn collect(&self, ctx: &OpContext, tag: &str) -> Result<(), DriverError> {
+        let _act = self.fence.enter("collect", ctx).await?;
+        self.end_tag("collect", tag, None).await
     }
 
     async fn stop(&self, replica: &Replica) -> Result<(), DriverError> {

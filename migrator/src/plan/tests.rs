@@ -594,7 +594,7 @@ mod worlds {
             for host in hosts {
                 let id = HostId::new(host).unwrap();
                 let through = decision.moves.iter().filter(|m| m.from == id || m.target == id);
-                prop_assert!(through.count() <= settings.planning.max_per_host);
+                prop_assert!(through.count() <= settings.max_per_host);
             }
             for intent in &decision.moves {
                 prop_assert!(moved.insert(intent.instance.clone()), "twice");

@@ -5,14 +5,15 @@ use std::time::Duration;
 use domain::migration::{EffectKind, JudgeScope, Outcome, Undo, What, table};
 use domain::routing::{DrainDeadline, service_cluster, side_cluster};
 use domain::{
-    Effect, Instance, InstanceState, Migration, MigrationRouting, Phase, Reservation, Routing,
-    Service, Side, WeightSplit, ZeroTraffic,
+    Effect, Instance, InstanceState, Migration, MigrationRouting, Phase, Routing, Service, Side,
+    WeightSplit, ZeroTraffic,
 };
 use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
 use super::traffic;
 use super::{Context, Progress};
 use crate::driver::{DriverError, OpContext};
+use crate::room::{self, RoomError};
 
 /// Why an effect failed.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,7 @@ async fn dispatch(
     let op = OpContext {
         migration: migration.id.clone(),
         op: format!("{}/{}", migration.id, effect.op.0),
+        lease: context.lease.name.clone(),
         epoch: effect.epoch,
         deadline: Duration::from_millis(row.deadline_ms.unwrap_or(60_000)),
     };
@@ -230,66 +232,18 @@ async fn subjects(
     }
 }
 
-/// Holds capacity on the target, unless others hold too much of it. Bound to the record, so that a
-/// write that comes late does not hold what was given back already.
+/// Holds capacity on the target, unless others hold too much of it.
 async fn reserve(
     context: &Context,
     migration: &Migration,
     generation: Generation,
 ) -> Result<Outcome, EffectError> {
-    let (_, target) = subjects(context, migration).await?;
-    if let Some(isolation) = target.isolation {
-        let reason = format!("host {} is isolated: {}", target.id, isolation.reason);
-        return Err(EffectError::Refused(reason));
+    let reserved = room::reserve(&*context.store, &context.lease, migration, generation).await;
+    match reserved {
+        Ok(()) => Ok(Outcome::Done),
+        Err(RoomError::Store(error)) => Err(error.into()),
+        Err(RoomError::Refused(reason)) => Err(EffectError::Refused(reason)),
     }
-    let mut held = migration.reserve.memory;
-    for record in context.store.list(Kind::Reservation).await? {
-        let other: Reservation = record.parse()?.value;
-        if other.host == target.id && other.migration != migration.id {
-            held += other.amount.memory;
-        }
-    }
-    let mut leaving = Vec::new();
-    for record in context.store.list(Kind::Migration).await? {
-        let other: Migration = record.parse()?.value;
-        if other.original.host == target.id && !other.phase.is_over() {
-            leaving.push((other.instance, other.original));
-        }
-    }
-    for record in context.store.list(Kind::Instance).await? {
-        let other: Instance = record.parse()?.value;
-        // An original runs, and takes its room, until it is terminated: its instance's record has
-        // named the shadow since it was adopted.
-        let leaves = leaving
-            .iter()
-            .any(|(id, original)| *id == other.spec.id && *original != other.replica);
-        if other.replica.host == target.id || leaves {
-            held += other.spec.memory_bytes as f64;
-        }
-    }
-    if target
-        .capacity
-        .memory
-        .is_some_and(|capacity| held > capacity)
-    {
-        return Err(EffectError::Refused(format!(
-            "host {} has no memory left",
-            target.id
-        )));
-    }
-    let reservation = Reservation {
-        migration: migration.id.clone(),
-        host: target.id,
-        amount: migration.reserve,
-    };
-    let key = Key::new(Kind::Reservation, migration.id.as_str());
-    let record = Key::new(Kind::Migration, migration.id.as_str());
-    let put = Transaction::new()
-        .fenced(&context.lease)
-        .requires(record, Expect::Generation(generation))
-        .put(key, Expect::Any, &reservation)?;
-    context.store.commit(put).await?;
-    Ok(Outcome::Done)
 }
 
 /// The routing that a split means for this migration; `None` means the usual one.

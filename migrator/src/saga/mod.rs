@@ -17,7 +17,7 @@
 mod crash;
 mod effects;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod traffic;
 
 use std::sync::Arc;
@@ -31,9 +31,11 @@ use store::{
 use tokio::sync::watch;
 
 use crash::Moment;
+pub(crate) use traffic::published;
 
 use crate::driver::Driver;
 use crate::settings::Settings;
+use crate::tenure::Tenure;
 
 /// What a saga works with.
 #[derive(Clone)]
@@ -46,6 +48,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// The leadership; renewed leases keep their epoch.
     pub lease: Lease,
+    /// How long the leadership is sure.
+    pub tenure: Tenure,
     /// Settings.
     pub settings: Settings,
 }
@@ -138,6 +142,8 @@ pub async fn run(
             done = None;
             continue;
         }
+        // In doubt nothing begins; whoever leads then goes on from the record.
+        context.tenure.sure().await;
         let step = domain::migration::table::row(&effect.kind).name;
         crash::point(step, Moment::BeforeEffect);
         what = carry_out(context, &migration, generation, &effect, &mut abort).await;

@@ -17,7 +17,7 @@ use super::*;
 use crate::driver::{Capabilities, DriverError, Forked, OpContext, SyncReport, Verified};
 
 /// A driver that is never reached.
-struct Nobody;
+pub(crate) struct Nobody;
 
 fn unreachable<T>() -> Result<T, DriverError> {
     Err(DriverError::Failed {
@@ -92,7 +92,7 @@ impl Driver for Nobody {
     }
 }
 
-fn instance() -> Instance {
+pub(crate) fn instance() -> Instance {
     let spec = serde_json::json!({"id": "shop-1", "service": "shop", "argv": ["server"]});
     let mut spec: InstanceSpec = serde_json::from_value(spec).unwrap();
     spec.class = ConsistencyClass::Stateless;
@@ -109,7 +109,7 @@ fn instance() -> Instance {
     }
 }
 
-fn migration() -> Migration {
+pub(crate) fn migration() -> Migration {
     let intent = Move {
         instance: InstanceId::new("shop-1").unwrap(),
         from: HostId::new("a").unwrap(),
@@ -136,7 +136,7 @@ fn migration() -> Migration {
     )
 }
 
-async fn put<T: Serialize>(store: &dyn Store, kind: Kind, id: &str, value: &T) {
+pub(crate) async fn put<T: Serialize>(store: &dyn Store, kind: Kind, id: &str, value: &T) {
     let put = Transaction::new().put(Key::new(kind, id), Expect::Any, value);
     store.commit(put.unwrap()).await.unwrap();
 }
@@ -163,6 +163,10 @@ async fn context() -> Context {
         driver: Arc::new(Nobody),
         clock: Arc::new(SystemClock),
         lease: lease.unwrap().unwrap(),
+        tenure: crate::tenure::Tenure::new(
+            tokio::time::Instant::now(),
+            Duration::from_hours(1_000),
+        ),
         settings: Settings::default(),
     }
 }
@@ -306,6 +310,7 @@ fn traffic(migration: &Migration, nodes: &[(&str, u64, u64)]) -> Traffic {
             reported_at: Timestamp(0),
             reports,
             clusters: [(cluster.clone(), counts)].into(),
+            ..NodeTraffic::default()
         };
         (NodeId::new(name).unwrap(), state)
     };

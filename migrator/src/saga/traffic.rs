@@ -5,13 +5,15 @@ use std::time::Duration;
 use domain::migration::{JudgeScope, Verdict};
 use domain::routing::side_cluster;
 use domain::{
-    Migration, NodeId, NodeTraffic, Routing, RoutingState, RoutingStatus, Side, Timestamp, Traffic,
+    Migration, NodeId, NodeTraffic, Pairs, Routing, RoutingState, RoutingStatus, Side, Timestamp,
+    Traffic,
 };
-use store::{Key, Kind};
+use store::words;
 
 use super::Context;
 use super::effects::EffectError;
 use crate::judge::{Evidence, Increment, JudgeState, Ledger, Past, Task};
+use crate::pairs::{self, Finding, PairLedger};
 
 /// How often the store is asked while waiting. The records are in memory.
 const POLL: Duration = Duration::from_millis(50);
@@ -21,10 +23,8 @@ pub(super) async fn applied(
     context: &Context,
     routing: &Routing,
 ) -> Result<RoutingStatus, EffectError> {
-    let key = Key::new(Kind::RoutingStatus, routing.service.as_str());
     loop {
-        if let Some(record) = context.store.get(&key).await? {
-            let status: RoutingStatus = record.parse()?.value;
+        if let Some(status) = words::routing_status(&*context.store, &routing.service).await? {
             if status.has_applied(routing.revision) {
                 return Ok(status);
             }
@@ -39,15 +39,17 @@ pub(super) async fn applied(
     }
 }
 
+/// The newest revision that data planes have been given, if any.
+pub(crate) async fn published(
+    context: &Context,
+    service: &domain::ServiceId,
+) -> Result<Option<u64>, store::StoreError> {
+    let status = words::routing_status(&*context.store, service).await?;
+    Ok(status.map(|status| status.revision))
+}
+
 async fn traffic(context: &Context, migration: &Migration) -> Result<Option<Traffic>, EffectError> {
-    let key = Key::new(Kind::Traffic, migration.service.as_str());
-    Ok(context
-        .store
-        .get(&key)
-        .await?
-        .map(|record| record.parse())
-        .transpose()?
-        .map(|t| t.value))
+    Ok(words::traffic(&*context.store, &migration.service).await?)
 }
 
 /// Requests in progress on a cluster.
@@ -96,12 +98,8 @@ fn is_quiet(before: Option<&NodeTraffic>, now: &NodeTraffic, cluster: &str) -> b
 
 /// The nodes that the control plane knows.
 async fn nodes(context: &Context, migration: &Migration) -> Result<Vec<NodeId>, EffectError> {
-    let key = Key::new(Kind::RoutingStatus, migration.service.as_str());
-    let Some(record) = context.store.get(&key).await? else {
-        return Ok(Vec::new());
-    };
-    let status: RoutingStatus = record.parse()?.value;
-    Ok(status.nodes.into_keys().collect())
+    let status = words::routing_status(&*context.store, &migration.service).await?;
+    Ok(status.map_or_else(Vec::new, |status| status.nodes.into_keys().collect()))
 }
 
 /// Follows both sides of a migration from the start of a stage. The evidence lives here and in
@@ -110,6 +108,8 @@ pub(super) struct Watcher {
     began: Timestamp,
     ledger: Ledger,
     state: JudgeState,
+    /// While requests are copied: what both sides answered to them.
+    pairs: Option<PairLedger>,
 }
 
 impl Watcher {
@@ -133,6 +133,8 @@ impl Watcher {
             began: context.clock.now(),
             ledger: Ledger::begin(name(Side::Original), name(Side::Shadow), start.as_ref()),
             state,
+            pairs: (scope == JudgeScope::Mirror)
+                .then(|| PairLedger::begin(name(Side::Shadow), start.as_ref())),
         })
     }
 
@@ -157,12 +159,29 @@ impl Watcher {
             .min()
             .unwrap_or(self.began);
         let age_ms = now.since(oldest);
+        let elapsed_ms = now.since(self.began);
+        let finding = self.pairs.as_mut().map(|pairs| {
+            let none = Pairs::default();
+            let seen = traffic.as_ref().map_or(&none, |t| pairs.take(t));
+            pairs::judge(seen, elapsed_ms, &context.settings.pairs)
+        });
         let more = traffic.map_or_else(Increment::default, |t| self.ledger.take(&t));
-        self.state.feed(now.since(self.began), &more, settings);
-        Ok((
-            self.state.verdict(age_ms, settings),
-            self.state.evidence(age_ms),
-        ))
+        self.state.feed(elapsed_ms, &more, settings);
+        let verdict = self.state.verdict(age_ms, settings);
+        Ok((with_pairs(verdict, finding), self.state.evidence(age_ms)))
+    }
+}
+
+/// The judge's verdict on the copies, and what comparing them found: a proof rolls back, and while
+/// pairs are missing the ramp does not begin.
+fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
+    match (verdict, finding) {
+        (_, Some(Finding::Proven(reason))) => Verdict::Rollback { reason },
+        (Verdict::Promote { .. }, Some(Finding::Wait(reason))) => Verdict::Hold { reason },
+        (Verdict::Promote { reason }, Some(Finding::Fine(pairs))) => Verdict::Promote {
+            reason: format!("{reason}; {pairs}"),
+        },
+        (verdict, None | Some(Finding::Wait(_) | Finding::Fine(_))) => verdict,
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::domains::DomainMap;
 use super::resources::{Held, Resources};
 use super::spec::{Assignment, ClusterSpec, HashHeader, HostSpec, MirrorSpec, RouteSpec};
+use crate::pairs::Book;
 use crate::select::{Sequence, Suspicion, Turn};
 use crate::telemetry::{Counters, Registry};
 
@@ -73,6 +74,17 @@ pub struct Mirror {
     pub sequence: Sequence,
     /// Whether the copy's authority is the original's.
     pub same_authority: bool,
+    /// Whose answers its answers are compared with.
+    pub(crate) pair: Option<Pair>,
+}
+
+/// The other side of a shadow.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    /// Index of the original's target.
+    pub(crate) original: usize,
+    /// What was found so far.
+    pub(crate) book: Arc<Book>,
 }
 
 /// A cluster.
@@ -127,15 +139,16 @@ impl RoutingTable {
             ..Self::default()
         };
         for host in resources.routes.iter().flat_map(|held| &held.spec.hosts) {
-            table.add_host(host, before);
+            table.add_host(host, before, registry);
         }
         table
     }
 
-    fn add_host(&mut self, spec: &HostSpec, before: &Self) {
+    fn add_host(&mut self, spec: &HostSpec, before: &Self, registry: &Registry) {
         let mut routes = Vec::with_capacity(spec.routes.len());
         for route in &spec.routes {
-            routes.extend(self.route(&spec.name, route, before).map(Arc::new));
+            let route = self.route(&spec.name, route, before, registry);
+            routes.extend(route.map(Arc::new));
         }
         let host = Arc::new(VirtualHost {
             name: spec.name.clone(),
@@ -148,7 +161,13 @@ impl RoutingTable {
         }
     }
 
-    fn route(&mut self, host: &str, spec: &RouteSpec, before: &Self) -> Option<Route> {
+    fn route(
+        &mut self,
+        host: &str,
+        spec: &RouteSpec,
+        before: &Self,
+        registry: &Registry,
+    ) -> Option<Route> {
         let mut targets = Vec::with_capacity(spec.targets.len());
         for target in &spec.targets {
             let cluster = Arc::clone(self.clusters.get(&target.cluster)?);
@@ -159,7 +178,7 @@ impl RoutingTable {
         }
         let mut mirrors = Vec::with_capacity(spec.mirrors.len());
         for mirror in &spec.mirrors {
-            mirrors.push(self.mirror(host, spec, mirror, before)?);
+            mirrors.push(self.mirror(host, spec, mirror, before, registry)?);
         }
         let total = targets.iter().map(|target| u64::from(target.weight)).sum();
         let turn = self.turn(format!("{host}\n{}", spec.name), before);
@@ -187,14 +206,25 @@ impl RoutingTable {
         route: &RouteSpec,
         spec: &MirrorSpec,
         before: &Self,
+        registry: &Registry,
     ) -> Option<Mirror> {
         let cluster = Arc::clone(self.clusters.get(&spec.cluster)?);
+        let original = api::xds::original_of(&spec.cluster);
+        let original = original.and_then(|original| {
+            let mut targets = route.targets.iter();
+            targets.position(|target| target.cluster == original)
+        });
+        let pair = original.map(|original| Pair {
+            original,
+            book: registry.book(&spec.cluster),
+        });
         let turn = self.turn(format!("{host}\n{}\n{}", route.name, spec.cluster), before);
         Some(Mirror {
             cluster,
             copied: spec.copied,
             sequence: Sequence::new(u64::from(spec.out_of), turn),
             same_authority: spec.same_authority,
+            pair,
         })
     }
 

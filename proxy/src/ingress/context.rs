@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{Route, RoutingTable};
+use crate::pairs::Capture;
 use crate::select::{Picked, Selection};
 use crate::telemetry::Tally;
 
@@ -51,6 +52,10 @@ pub(crate) struct Request {
     pub(super) status: Option<u16>,
     /// The deadline passed in the middle of the answer.
     pub(super) too_late: bool,
+    /// Whether it was sent to an instance.
+    pub(super) attempted: bool,
+    /// Where its answer is compared with the shadow's.
+    pub(super) capture: Option<Capture>,
 }
 
 /// Where a request goes. The table stays alive with it, so that nothing that it needs goes away.
@@ -73,6 +78,8 @@ impl Request {
             tally: Tally::default(),
             status: None,
             too_late: false,
+            attempted: false,
+            capture: None,
         }
     }
 

@@ -16,6 +16,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::context::{Connection, Plan, Request};
 use super::{harden, headers};
+use crate::mirror::Copied;
 use crate::select::{Selection, sticky_key};
 use crate::state::Shared;
 use crate::telemetry::Outcome;
@@ -117,11 +118,7 @@ impl ProxyHttp for Forwarder {
         if let Some(path) = harden::path_of_absolute(session.req_header().raw_path()) {
             session.req_header_mut().set_raw_path(&path)?;
         }
-        let plan = self.plan(session)?;
-        self.shared
-            .mirrors
-            .copy(&plan.route, session.req_header(), self.shared.now_ms());
-        request.plan = Some(plan);
+        request.plan = Some(self.plan(session)?);
         Ok(())
     }
 
@@ -154,6 +151,18 @@ impl ProxyHttp for Forwarder {
             return refuse(503, "no instance can be reached");
         };
         request.tally.attempt(&target.cluster.counters, elapsed);
+        // Only a first attempt is copied, and only what that one answers is compared.
+        request.capture = None;
+        if !std::mem::replace(&mut request.attempted, true) {
+            request.capture = self.shared.mirrors.copy(&Copied {
+                request: session.req_header(),
+                peer: request.connection.as_ref().map(|one| one.peer.ip()),
+                route: &plan.route,
+                target: picked.target,
+                endpoint: &picked.endpoint,
+                now_ms: self.shared.now_ms(),
+            });
+        }
         let mut peer = Box::new(HttpPeer::new(picked.endpoint.address, false, String::new()));
         let options = &mut peer.options;
         options.connection_timeout = Some(target.cluster.spec.connect_timeout);
@@ -250,6 +259,9 @@ impl ProxyHttp for Forwarder {
             return Ok(());
         }
         request.status = Some(response.status.as_u16());
+        if let Some(capture) = &mut request.capture {
+            capture.head(response.status.as_u16(), &response.headers);
+        }
         if self.shared.is_draining() {
             session.set_keepalive(None);
         }
@@ -270,10 +282,13 @@ impl ProxyHttp for Forwarder {
     fn upstream_response_body_filter(
         &self,
         session: &mut Session,
-        _: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end: bool,
         request: &mut Request,
     ) -> Result<Option<Duration>> {
+        if let (Some(capture), Some(piece)) = (&mut request.capture, body) {
+            capture.piece(piece);
+        }
         // Each read has its own time limit; this one is for all of them together.
         let over = request.left().is_some_and(|left| left.is_zero());
         if over && !end && !session.was_upgraded() {
@@ -312,6 +327,9 @@ impl ProxyHttp for Forwarder {
             tracing::debug!(%error, "a request failed");
         }
         request.tally.end(outcome, request.began.elapsed());
+        if let (Some(capture), None) = (request.capture.take(), error) {
+            capture.finish();
+        }
     }
 
     /// Requests that fail are counted; a line for each would only add to what makes them fail.

@@ -9,7 +9,7 @@ use http::header::{
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Whom a request came from.
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The fields that `Connection` names.
 pub(crate) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -45,7 +45,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// The field that says whom a request came from: what it said before, and the client.
-pub(super) fn forwarded_for(headers: &HeaderMap, peer: std::net::IpAddr) -> Option<HeaderValue> {
+pub(crate) fn forwarded_for(headers: &HeaderMap, peer: std::net::IpAddr) -> Option<HeaderValue> {
     let mut text = Vec::new();
     for before in headers.get_all(X_FORWARDED_FOR) {
         text.extend_from_slice(before.as_bytes());

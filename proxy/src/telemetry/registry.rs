@@ -10,7 +10,10 @@ use api::envoy::envoy::config::endpoint::v3::{
 };
 use api::envoy::google::protobuf::Duration as WireDuration;
 
+use domain::Pairs;
+
 use super::counters::{Counters, Snapshot};
+use crate::pairs::Book;
 
 /// The counters of all clusters. They outlive the tables that name them, until all they have
 /// counted is reported.
@@ -23,6 +26,8 @@ pub struct Registry {
 struct Entry {
     counters: Arc<Counters>,
     reported: Snapshot,
+    book: Arc<Book>,
+    told: Pairs,
 }
 
 impl Registry {
@@ -40,6 +45,21 @@ impl Registry {
         Arc::clone(&clusters.entry(cluster.to_owned()).or_default().counters)
     }
 
+    /// What paired answers of a shadow's cluster said.
+    pub(crate) fn book(&self, cluster: &str) -> Arc<Book> {
+        let mut clusters = self.lock();
+        Arc::clone(&clusters.entry(cluster.to_owned()).or_default().book)
+    }
+
+    /// What all paired answers said.
+    pub(crate) fn pairs(&self) -> BTreeMap<String, Pairs> {
+        let clusters = self.lock();
+        let all = clusters
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.book.pairs()));
+        all.filter(|(_, pairs)| !pairs.is_empty()).collect()
+    }
+
     /// The totals of all clusters.
     pub fn totals(&self) -> BTreeMap<String, Snapshot> {
         let clusters = self.lock();
@@ -55,12 +75,16 @@ impl Registry {
         let mut report = Vec::new();
         self.lock().retain(|name, entry| {
             let now = entry.counters.snapshot();
-            let said = stats(name, &now, &entry.reported, since_last);
+            let pairs = entry.book.pairs();
+            let news = pairs.since(&entry.told);
+            let said = stats(name, &now, &entry.reported, &news, since_last);
             entry.reported = now;
+            entry.told = pairs;
             let silent = said.is_none();
             report.extend(said);
             // Nobody can count any more, and all is reported.
-            !(silent && Arc::strong_count(&entry.counters) == 1)
+            let unused = Arc::strong_count(&entry.counters) == 1;
+            !(silent && unused && Arc::strong_count(&entry.book) == 1)
         });
         report
     }
@@ -70,13 +94,14 @@ fn stats(
     name: &str,
     now: &Snapshot,
     reported: &Snapshot,
+    pairs: &Pairs,
     since_last: Duration,
 ) -> Option<ClusterStats> {
     let news = now.counts.since(&reported.counts);
     let issued = now.issued.saturating_sub(reported.issued);
     let quiet = news.ended() == 0 && issued == 0 && news.latency.total() == 0;
     // What was in progress in the last report and is not any more is said by leaving it out.
-    if quiet && news.in_progress == 0 {
+    if quiet && news.in_progress == 0 && pairs.is_empty() {
         return None;
     }
     let latencies = news
@@ -92,8 +117,10 @@ fn stats(
         total_requests_in_progress: news.in_progress,
         total_issued_requests: issued,
         load_metric_stats: latencies
-            .map(|(index, &count)| EndpointLoadMetricStats {
-                metric_name: api::latency::bucket_metric(index),
+            .map(|(index, &count)| (api::latency::bucket_metric(index), count))
+            .chain(api::pairs::metrics(pairs))
+            .map(|(metric_name, count)| EndpointLoadMetricStats {
+                metric_name,
                 num_requests_finished_with_metric: count,
                 total_metric_value: 0.0,
             })

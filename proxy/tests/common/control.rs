@@ -18,7 +18,7 @@ use api::envoy::envoy::service::load_stats::v3::{
     load_reporting_service_server::{LoadReportingService, LoadReportingServiceServer},
 };
 use api::envoy::google::protobuf::{Any, Duration as WireDuration};
-use domain::{Counts, LatencyHistogram};
+use domain::{Counts, LatencyHistogram, Pairs};
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -43,6 +43,7 @@ pub struct World {
     pub loads: BTreeMap<String, Counts>,
     pub issued: BTreeMap<String, u64>,
     pub reports: u64,
+    pub pairs: BTreeMap<String, Pairs>,
 }
 
 impl World {
@@ -184,6 +185,11 @@ impl Control {
             },
         )
         .await;
+    }
+
+    /// What paired answers of a shadow's cluster said, as reported in all.
+    pub fn pairs_of(&self, cluster: &str) -> Pairs {
+        self.world().pairs.get(cluster).cloned().unwrap_or_default()
     }
 
     /// Successes, errors, latencies of a cluster, as reported in all.
@@ -379,8 +385,14 @@ impl Control {
             for locality in &cluster.upstream_locality_stats {
                 let mut latency = LatencyHistogram::default();
                 for metric in &locality.load_metric_stats {
-                    let bucket = api::latency::bucket_of(&metric.metric_name).unwrap();
-                    latency.add(bucket, metric.num_requests_finished_with_metric);
+                    let count = metric.num_requests_finished_with_metric;
+                    if let Some(bucket) = api::latency::bucket_of(&metric.metric_name) {
+                        latency.add(bucket, count);
+                        continue;
+                    }
+                    let pairs = world.pairs.entry(cluster.cluster_name.clone());
+                    let known = api::pairs::add(pairs.or_default(), &metric.metric_name, count);
+                    assert!(known, "{} is not understood", metric.metric_name);
                 }
                 let counts = Counts {
                     success: locality.total_successful_requests,

@@ -1,6 +1,11 @@
 //! A scripted control plane, small instances, and clients.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test file uses its part"
+)]
 
 pub mod control;
 pub mod message;

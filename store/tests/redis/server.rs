@@ -150,6 +150,18 @@ impl Server {
         RedisStore::open(self.address(), options).await
     }
 
+    /// A connection of its own, to be used as it is.
+    #[allow(dead_code, reason = "the measurement uses it")]
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        let stream = UnixStream::connect(self.socket()).await.unwrap();
+        let login = RedisConnectionInfo::default();
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(DEADLINE));
+        let made = MultiplexedConnection::new_with_config(&login, stream, config).await;
+        let (connection, driver) = made.unwrap();
+        tokio::spawn(driver);
+        connection
+    }
+
     /// Sends a command as another client, without a name.
     pub(crate) async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
         command(&self.socket(), words).await.unwrap()

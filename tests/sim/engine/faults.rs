@@ -33,6 +33,10 @@ pub(crate) enum Fault {
     StoreHangs,
     /// The leader cannot reach the store.
     LeaderCutOff,
+    /// The leader reaches the store, and no answer reaches the leader.
+    LeaderDeaf,
+    /// What the leader says to the store is held back, and lands when the fault is over.
+    LeaderHeld,
     /// The driver fails some calls.
     DriverFails,
     /// The driver does some calls and says that it failed, or says so late.
@@ -68,6 +72,8 @@ impl Fault {
             Self::StoreErrors => "store errors",
             Self::StoreHangs => "store hangs",
             Self::LeaderCutOff => "leader cut off",
+            Self::LeaderDeaf => "leader deaf",
+            Self::LeaderHeld => "leader held",
             Self::DriverFails => "driver fails",
             Self::DriverUnclear => "driver unclear",
             Self::DriverSlow => "driver slow",
@@ -84,7 +90,7 @@ impl Fault {
     }
 
     fn any(rng: &mut Rng, proxies: usize) -> Self {
-        match rng.between(0, 21) {
+        match rng.between(0, 23) {
             0 | 1 => Self::LeaderCrash,
             2..=4 => Self::LeaderPause,
             5 => Self::StoreErrors,
@@ -100,6 +106,8 @@ impl Fault {
             17 => Self::PlaneDown,
             18 => Self::PlaneCutOff,
             19 => Self::Abort,
+            20 => Self::LeaderDeaf,
+            21 => Self::LeaderHeld,
             _ => [Self::BadShadow, Self::ShadowDies][rng.index(2)],
         }
     }

@@ -36,6 +36,8 @@ enum Fate {
         lands_after: Option<u64>,
         told_after: u64,
     },
+    /// Held back by the network; it lands when the way is free again.
+    Held,
 }
 
 /// A record, or none, that is taken for what the store holds.
@@ -67,8 +69,17 @@ impl FaultyStore {
         let cut_off = state.active.contains(&Fault::LeaderCutOff) && state.hit == Some(self.client);
         let errors = state.active.contains(&Fault::StoreErrors) && chance.in_thousand(120);
         let hangs = state.active.contains(&Fault::StoreHangs) && chance.in_thousand(80);
+        let deaf = state.active.contains(&Fault::LeaderDeaf) && state.hit == Some(self.client);
+        let held = state.active.contains(&Fault::LeaderHeld) && state.hit == Some(self.client);
         let told_after = LIMIT_MS;
-        let fate = if cut_off {
+        let fate = if held {
+            Fate::Held
+        } else if deaf {
+            Fate::Unknown {
+                lands_after: Some(chance.between(0, 3)),
+                told_after,
+            }
+        } else if cut_off {
             let lands_after = None;
             Fate::Unknown {
                 lands_after,
@@ -117,6 +128,10 @@ impl FaultyStore {
                 sleep(Duration::from_millis(told_after)).await;
                 Err(timed_out(operation))
             }
+            Fate::Held => {
+                sleep(Duration::from_millis(LIMIT_MS)).await;
+                Err(timed_out(operation))
+            }
         };
         self.pause.pass().await;
         result
@@ -161,6 +176,19 @@ impl FaultyStore {
                     });
                 }
                 sleep(Duration::from_millis(told_after)).await;
+                Err(timed_out(operation))
+            }
+            Fate::Held => {
+                let (world, client) = (Arc::clone(&self.world), self.client);
+                tokio::spawn(async move {
+                    while world.state().hits(Fault::LeaderHeld, client) {
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                    if work.await.is_ok() {
+                        world.state().counters.late += 1;
+                    }
+                });
+                sleep(Duration::from_millis(LIMIT_MS)).await;
                 Err(timed_out(operation))
             }
         };

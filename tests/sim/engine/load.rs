@@ -171,6 +171,7 @@ fn report(state: &mut State, at: Timestamp) {
             reported_at: at,
             reports: proxy.reports,
             clusters: proxy.counts.clone(),
+            ..NodeTraffic::default()
         };
         state.plane.telemetry.insert(proxy.node.clone(), told);
     }

@@ -50,13 +50,20 @@ pub(crate) async fn until(world: &World, at_ms: u64) {
 fn begin(world: &World, fault: Fault, hit: Option<usize>) {
     let mut state = world.state();
     state.active.push(fault);
-    if fault == Fault::LeaderCutOff {
+    if matches!(
+        fault,
+        Fault::LeaderCutOff | Fault::LeaderDeaf | Fault::LeaderHeld
+    ) {
         state.hit = hit;
     }
     *state.counters.faults.entry(fault.name()).or_default() += 1;
     let whom = if matches!(
         fault,
-        Fault::LeaderCrash | Fault::LeaderPause | Fault::LeaderCutOff
+        Fault::LeaderCrash
+            | Fault::LeaderPause
+            | Fault::LeaderCutOff
+            | Fault::LeaderDeaf
+            | Fault::LeaderHeld
     ) {
         hit.map_or_else(String::new, |number| format!(" (migrator {number})"))
     } else if let Fault::ProxyAway(index) | Fault::ProxySlow(index) | Fault::ProxyMute(index) =

@@ -162,7 +162,9 @@ impl Proxy {
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
                 names: match kind {
-                    ResourceType::Cluster | ResourceType::Listener => Vec::new(),
+                    ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => {
+                        Vec::new()
+                    }
                     ResourceType::Endpoint => self.clusters(),
                     ResourceType::Route => vec![api::xds::ROUTE_CONFIG.to_owned()],
                 },
@@ -223,7 +225,7 @@ impl Proxy {
                         .insert(resource.name.to_string(), addresses(resource));
                 }
                 ResourceType::Route => self.routes = shares(resource),
-                ResourceType::Cluster | ResourceType::Listener => {}
+                ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => {}
             }
         }
     }

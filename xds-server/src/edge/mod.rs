@@ -1,7 +1,9 @@
-//! The edges towards the store: records in, progress and traffic out.
+//! Where records and files come in and go out.
 
+mod secrets;
 mod watcher;
 mod writer;
 
+pub(crate) use secrets::SecretFolder;
 pub(crate) use watcher::{Watcher, World};
 pub(crate) use writer::{Board, Writer};

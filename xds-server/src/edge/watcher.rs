@@ -1,6 +1,7 @@
 //! Watches the records that decide what is published.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Instance, Routing, Service, ServiceId};
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Command;
-use crate::input::{Inputs, join};
+use crate::input::{Inputs, ServiceInput, join};
 use crate::telemetry::SharedTelemetry;
 
 /// How long to wait before the store is asked again after it failed.
@@ -23,6 +24,10 @@ pub(crate) struct World {
     services: BTreeMap<String, Service>,
     instances: BTreeMap<String, Instance>,
     routings: BTreeMap<String, Routing>,
+    /// Instances by service.
+    members: BTreeMap<ServiceId, BTreeSet<String>>,
+    /// Services of which a record changed since they were told of.
+    touched: BTreeSet<ServiceId>,
 }
 
 impl World {
@@ -62,6 +67,11 @@ impl World {
         for record in &records {
             self.put(record);
         }
+        self.members.clear();
+        for (id, instance) in &self.instances {
+            let service = instance.spec.service.clone();
+            self.members.entry(service).or_default().insert(id.clone());
+        }
         Ok(())
     }
 
@@ -70,11 +80,44 @@ impl World {
         let kind = record.key.kind;
         if kind == Kind::Service {
             insert(&mut self.services, record);
+            self.touch(&record.key.id);
         } else if kind == Kind::Instance {
+            self.leave(&record.key.id);
             insert(&mut self.instances, record);
+            self.join(&record.key.id);
         } else if kind == Kind::Routing {
             self.put_routing(record);
+            self.touch(&record.key.id);
         }
+    }
+
+    fn touch(&mut self, service: &str) {
+        self.touched.extend(ServiceId::new(service).ok());
+    }
+
+    fn join(&mut self, id: &str) {
+        if let Some(instance) = self.instances.get(id) {
+            let service = instance.spec.service.clone();
+            self.touched.insert(service.clone());
+            self.members
+                .entry(service)
+                .or_default()
+                .insert(id.to_owned());
+        }
+    }
+
+    fn leave(&mut self, id: &str) {
+        let Some(instance) = self.instances.get(id) else {
+            return;
+        };
+        let service = instance.spec.service.clone();
+        if let Some(members) = self.members.get_mut(&service) {
+            members.remove(id);
+            if members.is_empty() {
+                self.members.remove(&service);
+            }
+        }
+        self.touched.insert(service);
     }
 
     /// Takes a routing in, unless it is older than the one in force: a stale leader wrote it past
@@ -98,11 +141,32 @@ impl World {
     fn delete(&mut self, kind: Kind, id: &str) {
         if kind == Kind::Service {
             self.services.remove(id);
+            self.touch(id);
         } else if kind == Kind::Instance {
+            self.leave(id);
             self.instances.remove(id);
         } else if kind == Kind::Routing {
             self.routings.remove(id);
+            self.touch(id);
         }
+    }
+
+    /// What follows from the records of the services that changed since the last call; `None` for
+    /// one that is gone.
+    fn take_changes(&mut self) -> BTreeMap<ServiceId, Option<Arc<ServiceInput>>> {
+        let touched = std::mem::take(&mut self.touched);
+        let input = |id: ServiceId| {
+            let service = self.services.get(id.as_str());
+            let members = self.members.get(&id).into_iter().flatten();
+            let inputs = join(
+                service,
+                members.filter_map(|member| self.instances.get(member)),
+                self.routings.get(id.as_str()),
+            );
+            let input = inputs.get(&id).cloned();
+            (id, input)
+        };
+        touched.into_iter().map(input).collect()
     }
 
     /// What follows from the records.
@@ -125,14 +189,29 @@ fn insert<T: DeserializeOwned>(into: &mut BTreeMap<String, T>, record: &Record) 
 }
 
 /// Tells the telemetry which services there are.
-pub(crate) fn announce(inputs: &Inputs, telemetry: &SharedTelemetry) {
-    let known: BTreeSet<ServiceId> = inputs.keys().cloned().collect();
-    let migrating = inputs
-        .iter()
-        .filter(|(_, input)| input.migration().is_some())
-        .map(|(id, _)| id.clone())
-        .collect();
-    telemetry.set_services(known, migrating);
+#[derive(Debug, Default)]
+struct Announced {
+    known: BTreeSet<ServiceId>,
+    migrating: BTreeSet<ServiceId>,
+}
+
+impl Announced {
+    fn take_in(&mut self, id: &ServiceId, input: Option<&Arc<ServiceInput>>) -> bool {
+        let is = |set: &mut BTreeSet<ServiceId>, is: bool| {
+            if is {
+                set.insert(id.clone())
+            } else {
+                set.remove(id)
+            }
+        };
+        let known = is(&mut self.known, input.is_some());
+        let migrates = input.is_some_and(|input| input.migration().is_some());
+        is(&mut self.migrating, migrates) || known
+    }
+
+    fn announce(&self, telemetry: &SharedTelemetry) {
+        telemetry.set_services(self.known.clone(), self.migrating.clone());
+    }
 }
 
 /// The watching task.
@@ -170,7 +249,12 @@ impl Watcher {
 
     /// Follows the records until cancelled.
     pub(crate) async fn run(mut self, mut world: World, stop: CancellationToken) {
-        announce(&world.inputs(), &self.telemetry);
+        let mut announced = Announced::default();
+        for (id, input) in &world.inputs() {
+            announced.take_in(id, Some(input));
+        }
+        announced.announce(&self.telemetry);
+        world.touched.clear();
         loop {
             tokio::select! {
                 biased;
@@ -180,6 +264,7 @@ impl Watcher {
                     return stop.cancelled().await;
                 },
             }
+            let all = !self.stale.is_empty();
             while let Err(error) = self.refresh(&mut world).await {
                 tracing::error!(%error, "records cannot be read: what is published stays in force");
                 tokio::select! {
@@ -188,9 +273,26 @@ impl Watcher {
                     () = tokio::time::sleep(RETRY) => {}
                 }
             }
-            let inputs = world.inputs();
-            announce(&inputs, &self.telemetry);
-            if self.hub.send(Command::Inputs(inputs)).await.is_err() {
+            let changes = world.take_changes();
+            let mut news = false;
+            for (id, input) in &changes {
+                news |= announced.take_in(id, input.as_ref());
+            }
+            let command = if all {
+                let inputs = world.inputs();
+                announced = Announced::default();
+                for (id, input) in &inputs {
+                    announced.take_in(id, Some(input));
+                }
+                news = true;
+                Command::Inputs(inputs)
+            } else {
+                Command::Update(changes)
+            };
+            if news {
+                announced.announce(&self.telemetry);
+            }
+            if self.hub.send(command).await.is_err() {
                 return;
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use domain::routing::word_id;
 use domain::{KnownNode, NodeId, RoutingStatus, ServiceId, Timestamp};
 use store::{Clock, Expect, Key, Kind, SharedStore, StoreError, Transaction};
 use tokio::sync::Notify;
@@ -77,6 +78,8 @@ pub(crate) struct Writer {
     pub(crate) board: Board,
     pub(crate) telemetry: SharedTelemetry,
     pub(crate) interval: Duration,
+    /// The control plane's name; empty when it is the only one.
+    pub(crate) server: String,
 }
 
 impl Writer {
@@ -129,13 +132,19 @@ impl Writer {
                 transaction.delete(key, Expect::Any)
             };
         }
+        if !self.server.is_empty() && !news.reports.is_empty() {
+            // Whoever reads the reports finds out from here whose there are.
+            let key = Key::new(Kind::Server, self.server.as_str());
+            transaction = transaction.put(key, Expect::Any, &at)?;
+        }
         for (service, report) in &news.reports {
-            let key = Key::new(Kind::RoutingStatus, service.as_str());
+            let key = Key::new(Kind::RoutingStatus, word_id(service, &self.server));
             transaction = match report {
                 Some(report) => transaction.put(key, Expect::Any, &status(service, report, at))?,
-                None => transaction
-                    .delete(key, Expect::Any)
-                    .delete(Key::new(Kind::Traffic, service.as_str()), Expect::Any),
+                None => transaction.delete(key, Expect::Any).delete(
+                    Key::new(Kind::Traffic, word_id(service, &self.server)),
+                    Expect::Any,
+                ),
             };
         }
         Ok(transaction)
@@ -146,7 +155,7 @@ impl Writer {
         for chunk in traffic.chunks(CHUNK) {
             let mut transaction = Transaction::new();
             for record in chunk {
-                let key = Key::new(Kind::Traffic, record.service.as_str());
+                let key = Key::new(Kind::Traffic, word_id(&record.service, &self.server));
                 transaction = transaction.put(key, Expect::Any, record)?;
             }
             // What is lost here comes again, cumulated, with the next report.

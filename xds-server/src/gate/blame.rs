@@ -14,8 +14,8 @@ impl Gate {
         let suspects = match refusal.kind {
             ResourceType::Cluster | ResourceType::Endpoint => self.owners_of(refusal),
             ResourceType::Route => self.changed_between(refusal.after, refusal.generation),
-            // A listener is the node's own matter: no service is at fault.
-            ResourceType::Listener => BTreeSet::new(),
+            // A listener or a secret is the node's own matter: no service is at fault.
+            ResourceType::Listener | ResourceType::Secret => BTreeSet::new(),
         };
         for id in narrowed(suspects, &refusal.reason) {
             if let Some(service) = self.services.get_mut(&id) {
@@ -26,12 +26,7 @@ impl Gate {
 
     /// Owners of the refused resources that are still published and not known to be good.
     fn owners_of(&self, refusal: &Refusal) -> BTreeSet<ServiceId> {
-        let published = match refusal.kind {
-            ResourceType::Cluster => &self.published.clusters,
-            ResourceType::Endpoint | ResourceType::Listener | ResourceType::Route => {
-                &self.published.endpoints
-            }
-        };
+        let published = self.published.map(refusal.kind);
         refusal
             .items
             .iter()

@@ -17,6 +17,9 @@
 //! no known node is away: what a node that lost its stream still routes to must stay alive. After
 //! [`PATIENCE_TICKS`] it is taken for gone (`roster`).
 //!
+//! What is new goes to one node first, and to the others when that one has acknowledged it
+//! (`canary`). What a data plane would refuse is not published at all (`resources::validate`).
+//!
 //! # Refusal
 //! A node that refuses a resource *pins* the services at fault: they are brought back to the input
 //! that was applied last, by the same three steps, and what was refused is not published again
@@ -28,6 +31,7 @@
 //! drains [`Gate::take_ready`] and [`Gate::take_reports`].
 
 mod blame;
+mod canary;
 mod roster;
 mod service;
 mod status;
@@ -37,11 +41,15 @@ use std::sync::Arc;
 
 use domain::{NodeId, NodeProgress, RoutingState, ServiceId};
 
-use crate::input::Inputs;
-use crate::resources::{Resource, ResourceType, configuration};
-use crate::stream::{LimitExceeded, Published, Refusal, Request, Response, Stream};
+use crate::input::{Inputs, ServiceInput};
+use crate::resources::{
+    Resource, ResourceType, api_listener, configuration, service_configuration,
+};
+use crate::stream::{LimitExceeded, Published, Refusal, Refused, Request, Response, Stream};
 pub(crate) use blame::owner;
+use canary::Proven;
 use roster::Roster;
+pub(crate) use service::Change;
 use service::{Changes, ServiceState};
 
 /// Ticks (of about a second) after which a node that went away is taken for gone. Longer than an
@@ -50,6 +58,16 @@ pub const PATIENCE_TICKS: u32 = 60;
 
 /// Most rounds of steps in one advance: there and back again takes three.
 const MAX_PASSES: usize = 6;
+/// Up to so many streams every advance reports how far each of them is; with more, that is done
+/// once a tick, and at once when all have applied it or one refuses.
+const STREAMS_TO_REPORT: usize = 64;
+/// Up to so many pairs of stream and service a node that comes or goes is reported for every
+/// service; with more, only for those that are on their way to something.
+const PAIRS_TO_REPORT: usize = 20_000;
+/// Ticks for which a service at rest still counts as on its way.
+const TICKS_TO_COOL: u32 = 60;
+/// Most refusals that are remembered of a node.
+const MAX_REMEMBERED: usize = 256;
 
 /// Names a stream for as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,7 +91,12 @@ pub struct Gate {
     /// Whether inputs have been set.
     begun: bool,
     services: BTreeMap<ServiceId, ServiceState>,
+    /// Services that are not settled.
+    open: BTreeSet<ServiceId>,
+    /// Services that a node that comes or goes matters to, with the ticks since they settled.
+    warm: BTreeMap<ServiceId, u32>,
     streams: BTreeMap<StreamId, Stream>,
+    by_node: BTreeMap<NodeId, BTreeSet<StreamId>>,
     roster: Roster,
     /// Streams that may have to be told something.
     ready: BTreeSet<StreamId>,
@@ -81,6 +104,13 @@ pub struct Gate {
     reported: BTreeMap<ServiceId, Report>,
     /// Reports not taken yet; `None` when the service is gone.
     reports: BTreeMap<ServiceId, Option<Report>>,
+    /// Whether every service on its way shall be reported, however many streams there are.
+    report_all: bool,
+    proven: Proven,
+    /// The node that acknowledged something last.
+    answered_last: Option<NodeId>,
+    /// What nodes have refused, for their next streams.
+    refusals: BTreeMap<NodeId, Vec<Refused>>,
 }
 
 impl Default for Gate {
@@ -97,18 +127,25 @@ impl Gate {
             published: Published::default(),
             begun: false,
             services: BTreeMap::new(),
+            open: BTreeSet::new(),
+            warm: BTreeMap::new(),
             streams: BTreeMap::new(),
+            by_node: BTreeMap::new(),
             roster: Roster::new(patience),
             ready: BTreeSet::new(),
             reported: BTreeMap::new(),
             reports: BTreeMap::new(),
+            report_all: true,
+            proven: Proven::default(),
+            answered_last: None,
+            refusals: BTreeMap::new(),
         }
     }
 
     /// Names a node that was connected before this gate began: it is waited for.
     pub fn expect(&mut self, node: NodeId) {
         self.roster.expect(node);
-        self.unsettle_all();
+        self.unsettle();
     }
 
     /// What is published now.
@@ -121,22 +158,41 @@ impl Gate {
         self.streams.len()
     }
 
+    /// Every stream, for those who ask how far it is.
+    pub fn all_streams(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
+        self.streams.iter().map(|(&id, stream)| (id, stream))
+    }
+
+    /// A stream, if it is connected.
+    pub fn stream(&self, id: StreamId) -> Option<&Stream> {
+        self.streams.get(&id)
+    }
+
+    /// Services that are not settled: something is under way, or somebody is missing.
+    pub fn unsettled(&self) -> impl Iterator<Item = &ServiceId> {
+        self.open.iter()
+    }
+
+    /// Nodes that are known and have lost their stream.
+    pub fn away(&self) -> usize {
+        self.roster.count_away()
+    }
+
     /// Replaces what is wanted. What is wanted first was in force before this control plane began
     /// and counts as good: one odd node must not take a service away from all.
     pub fn set_inputs(&mut self, inputs: &Inputs) {
+        let gone: Vec<ServiceId> = self
+            .services
+            .keys()
+            .filter(|id| !inputs.contains_key(*id))
+            .cloned()
+            .collect();
         let first = !std::mem::replace(&mut self.begun, true);
         for (id, input) in inputs {
-            self.services
-                .entry(id.clone())
-                .or_default()
-                .want(Some(input));
+            self.want(id, Some(input));
         }
-        for (_, service) in self
-            .services
-            .iter_mut()
-            .filter(|(id, _)| !inputs.contains_key(*id))
-        {
-            service.want(None);
+        for id in gone {
+            self.want(&id, None);
         }
         if first {
             let mut changes = Changes::default();
@@ -148,8 +204,59 @@ impl Gate {
         }
     }
 
+    /// Replaces what is wanted of single services; `None` when one is deleted.
+    pub fn update_inputs(&mut self, inputs: &BTreeMap<ServiceId, Option<Arc<ServiceInput>>>) {
+        for (id, input) in inputs {
+            if input.is_some() || self.services.contains_key(id) {
+                self.want(id, input.as_ref());
+            }
+        }
+    }
+
+    fn want(&mut self, id: &ServiceId, input: Option<&Arc<ServiceInput>>) {
+        let service = self
+            .services
+            .entry(id.clone())
+            .or_insert_with(|| ServiceState::new(id));
+        service.want(input);
+        if !service.settled {
+            self.open.insert(id.clone());
+            self.warm.insert(id.clone(), 0);
+        }
+    }
+
+    /// Publishes a resource beside those of the services, or takes it away: whatever the operator
+    /// wants every data plane to have.
+    pub fn put_extra(
+        &mut self,
+        kind: ResourceType,
+        name: &Arc<str>,
+        resource: Option<Arc<Resource>>,
+    ) {
+        let generation = self.published.generation;
+        let previous = match resource {
+            Some(resource) => self.published.put(kind, resource),
+            None => self.published.take(kind, name),
+        };
+        let change = Change {
+            previous,
+            generation,
+            urgent: false,
+        };
+        let mut changes = Changes::default();
+        changes.add(kind, Arc::clone(name), change);
+        self.tell(&changes);
+    }
+
     /// A stream begins.
-    pub fn connect(&mut self, id: StreamId, stream: Stream) {
+    pub fn connect(&mut self, id: StreamId, mut stream: Stream) {
+        if let Some(refused) = self.refusals.get(&stream.node) {
+            stream.recall(refused.clone());
+        }
+        self.by_node
+            .entry(stream.node.clone())
+            .or_default()
+            .insert(id);
         self.streams.insert(id, stream);
     }
 
@@ -158,9 +265,21 @@ impl Gate {
     pub fn disconnect(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.remove(&id) {
             self.ready.remove(&id);
-            self.roster.look(&stream.node, self.streams.values());
-            self.unsettle_all();
+            if let Some(ids) = self.by_node.get_mut(&stream.node) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_node.remove(&stream.node);
+                }
+            }
+            self.look_at(&stream.node);
+            self.unsettle();
         }
+    }
+
+    fn look_at(&mut self, node: &NodeId) {
+        let ids = self.by_node.get(node).into_iter().flatten();
+        let streams = ids.filter_map(|id| self.streams.get(id));
+        self.roster.look(node, streams);
     }
 
     /// A client says something. Gives back what it refuses, for the log.
@@ -177,40 +296,74 @@ impl Gate {
             return Ok(None);
         };
         let joins = !stream.wants(kind);
+        let answers = request.is_answer();
         let refusal = stream.request(kind, request, &self.published)?;
         let node = stream.node.clone();
         self.ready.insert(id);
         if joins {
-            self.roster.look(&node, self.streams.values());
+            self.look_at(&node);
         }
         if joins || refusal.is_some() {
-            self.unsettle_all();
+            self.unsettle();
         }
-        if let Some(refusal) = &refusal {
-            self.blame(&node, refusal);
+        match &refusal {
+            Some(refusal) => {
+                self.remember(&node, refusal);
+                self.report_all = true;
+                self.blame(&node, refusal);
+            }
+            None if answers && self.answered_last.as_ref() != Some(&node) => {
+                self.answered_last = Some(node);
+            }
+            None => {}
         }
         Ok(refusal)
+    }
+
+    fn remember(&mut self, node: &NodeId, refusal: &Refusal) {
+        let known = self.refusals.entry(node.clone()).or_default();
+        let reason: Arc<str> = Arc::from(&*refusal.reason);
+        for (name, version) in &refusal.items {
+            if known.len() < MAX_REMEMBERED {
+                known.push(Refused {
+                    kind: refusal.kind,
+                    name: Arc::clone(name),
+                    version: *version,
+                    reason: Arc::clone(&reason),
+                });
+            }
+        }
     }
 
     /// About a second has passed.
     pub fn tick(&mut self) {
         for (&id, stream) in &mut self.streams {
-            stream.tick();
-            self.ready.insert(id);
+            if stream.tick() {
+                self.ready.insert(id);
+            }
         }
+        self.tick_canaries();
+        self.report_all = true;
+        let open = &self.open;
+        self.warm.retain(|id, ticks| {
+            *ticks = if open.contains(id) { 0 } else { *ticks + 1 };
+            *ticks <= TICKS_TO_COOL
+        });
         if self.roster.tick() {
-            self.unsettle_all();
+            let roster = &self.roster;
+            self.refusals.retain(|node, _| roster.knows(node));
+            self.unsettle();
         }
     }
 
     /// Does every step that is safe now.
     pub fn advance(&mut self) {
-        let open: Vec<ServiceId> = self
-            .services
-            .iter()
-            .filter(|(_, service)| !service.settled)
-            .map(|(id, _)| id.clone())
-            .collect();
+        self.release_proven();
+        if self.open.is_empty() {
+            self.report_all = false;
+            return;
+        }
+        let open: Vec<ServiceId> = self.open.iter().cloned().collect();
         // Where nobody has to acknowledge, one step makes room for the next.
         for _ in 0..MAX_PASSES {
             let changes = self.pass(&open);
@@ -232,14 +385,14 @@ impl Gate {
         }
         self.route(open, &mut changes);
         // A node that is away still routes to what is there; it finds it when it comes back.
-        if !self.roster.away().is_empty() {
+        if self.roster.count_away() > 0 {
             return changes;
         }
         for id in open {
             let Some(service) = self.services.get_mut(id) else {
                 continue;
             };
-            if service.may_shrink(self.streams.values(), &self.published) {
+            if service.may_shrink(&self.streams, &self.published) {
                 service.shrink(&mut self.published, &mut changes);
             }
         }
@@ -247,49 +400,117 @@ impl Gate {
     }
 
     fn route(&mut self, open: &[ServiceId], changes: &mut Changes) {
-        let next = self.published.generation + 1;
-        let mut any = false;
+        let before = self.published.generation;
+        let next = before + 1;
+        let mut routed = Vec::new();
+        let mut urgent = false;
         for id in open {
             let Some(service) = self.services.get_mut(id) else {
                 continue;
             };
-            if service.may_route(self.streams.values(), &self.published) {
-                service.route(next);
-                any = true;
+            if service.may_route(&self.streams, &self.published) {
+                urgent |= service.route(next);
+                routed.push(id);
             }
         }
-        if any {
-            let hosts = self.services.values().filter_map(ServiceState::routed_host);
-            self.published.routes = Arc::new(configuration(hosts));
-            self.published.generation = next;
-            let named = self
-                .services
-                .values()
-                .flat_map(|service| &service.routed_named);
-            self.published.named = named.cloned().collect();
-            changes.add(ResourceType::Route, Arc::clone(&self.published.routes.name));
+        if routed.is_empty() {
+            return;
         }
+        self.published.generation = next;
+        for id in routed {
+            self.publish_own_routes(id, before, urgent, changes);
+        }
+        let hosts = self.services.values().filter_map(ServiceState::routed_host);
+        let routes = Arc::new(configuration(hosts));
+        let name = Arc::clone(&routes.name);
+        let change = Change {
+            previous: Some(std::mem::replace(&mut self.published.routes, routes)),
+            generation: before,
+            urgent,
+        };
+        changes.add(ResourceType::Route, name, change);
     }
 
-    fn tell(&mut self, changes: &Changes) {
-        for (&id, stream) in &mut self.streams {
-            for (kind, name) in changes.iter() {
-                stream.changed(kind, name);
-            }
-            self.ready.insert(id);
+    /// The routes of one service alone, and the listeners that gRPC clients find them by.
+    fn publish_own_routes(
+        &mut self,
+        id: &ServiceId,
+        before: u64,
+        urgent: bool,
+        changes: &mut Changes,
+    ) {
+        let Some(service) = self.services.get(id) else {
+            return;
+        };
+        let own = api::xds::service_route_config(id.as_str());
+        let previous = if let Some(host) = service.routed_host() {
+            let named = service.routed_named.clone();
+            self.published.named.insert(id.clone(), named);
+            let own = Arc::new(service_configuration(host));
+            self.published.put(ResourceType::Route, own)
+        } else {
+            self.published.named.remove(id);
+            self.published.take(ResourceType::Route, &own)
+        };
+        let change = Change {
+            previous,
+            generation: before,
+            urgent,
+        };
+        changes.add(ResourceType::Route, Arc::from(own), change);
+        self.publish_api_listener(id, changes);
+    }
+
+    fn publish_api_listener(&mut self, id: &ServiceId, changes: &mut Changes) {
+        let exists = self
+            .services
+            .get(id)
+            .is_some_and(|service| service.routed_host().is_some());
+        if exists == self.published.api_listeners.contains_key(id.as_str()) {
+            return;
         }
+        let name: Arc<str> = Arc::from(id.as_str());
+        let listeners = Arc::make_mut(&mut self.published.api_listeners);
+        if exists {
+            let listener = Arc::new(api_listener(&name, &name));
+            listeners.insert(Arc::clone(&name), listener);
+        } else {
+            listeners.remove(&name);
+        }
+        let change = Change {
+            previous: None,
+            generation: self.published.generation,
+            urgent: true,
+        };
+        changes.add(ResourceType::Listener, name, change);
     }
 
     fn report(&mut self, open: &[ServiceId]) {
-        let away = self.roster.away();
+        let all = std::mem::take(&mut self.report_all) || self.streams.len() <= STREAMS_TO_REPORT;
+        let nobody_away = self.roster.count_away() == 0;
+        let mut away = None;
         for id in open {
             let Some(service) = self.services.get_mut(id) else {
+                self.open.remove(id);
                 continue;
             };
-            let report = service.report(self.streams.values(), &away, &self.published);
+            let may_be_done =
+                || service.is_complete() && nobody_away && self.reported.contains_key(id);
+            if !all
+                && self.reported.contains_key(id)
+                && !(may_be_done() && service.all_have(&self.streams, &self.published))
+            {
+                continue;
+            }
+            let away = away.get_or_insert_with(|| self.roster.away());
+            let report = service.report(self.streams.values(), away, &self.published);
+            if service.settled {
+                self.open.remove(id);
+            }
             if service.settled && service.is_gone() {
                 self.services.remove(id);
                 self.reported.remove(id);
+                self.warm.remove(id);
                 self.reports.insert(id.clone(), None);
             } else if self.reported.get(id) != Some(&report) {
                 self.reported.insert(id.clone(), report.clone());
@@ -298,9 +519,24 @@ impl Gate {
         }
     }
 
-    fn unsettle_all(&mut self) {
-        for service in self.services.values_mut() {
-            service.settled = false;
+    /// A node has come, gone, or refuses something: how far the services are has to be looked at
+    /// again. With many of them, only those count that are on their way, or were a while ago.
+    fn unsettle(&mut self) {
+        let pairs = self.services.len().saturating_mul(self.streams.len());
+        if pairs <= PAIRS_TO_REPORT {
+            for (id, service) in &mut self.services {
+                service.settled = false;
+                if !self.open.contains(id) {
+                    self.open.insert(id.clone());
+                }
+            }
+            return;
+        }
+        for id in self.warm.keys() {
+            if let Some(service) = self.services.get_mut(id) {
+                service.settled = false;
+                self.open.insert(id.clone());
+            }
         }
     }
 
@@ -311,7 +547,28 @@ impl Gate {
 
     /// The next response for a stream, if one is due.
     pub fn next_response(&mut self, id: StreamId) -> Option<Response> {
-        self.streams.get_mut(&id)?.next_response(&self.published)
+        let stream = self.streams.get_mut(&id)?;
+        let response = stream.next_response(&self.published)?;
+        if response.kind == ResourceType::Cluster {
+            self.force_on_other_streams(id, &response);
+        }
+        Some(response)
+    }
+
+    /// A node with one stream per type has its endpoints on another than its clusters.
+    fn force_on_other_streams(&mut self, id: StreamId, response: &Response) {
+        let Some(node) = self.streams.get(&id).map(|stream| stream.node.clone()) else {
+            return;
+        };
+        let ids = self.by_node.get(&node).into_iter().flatten();
+        for &other in ids.filter(|other| **other != id) {
+            if let Some(stream) = self.streams.get_mut(&other) {
+                for cluster in &response.resources {
+                    stream.force_endpoints(&cluster.name);
+                }
+                self.ready.insert(other);
+            }
+        }
     }
 
     /// Reports that changed since the last call; `None` for a service that is gone.

@@ -28,6 +28,8 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Roster {
     nodes: BTreeMap<NodeId, Known>,
+    /// Those of them that are away.
+    away: BTreeSet<NodeId>,
     patience: u32,
     /// Changes not taken yet: whether a node is known.
     news: BTreeMap<NodeId, bool>,
@@ -38,6 +40,7 @@ impl Roster {
     pub(super) const fn new(patience: u32) -> Self {
         Self {
             nodes: BTreeMap::new(),
+            away: BTreeSet::new(),
             patience,
             news: BTreeMap::new(),
         }
@@ -49,12 +52,13 @@ impl Roster {
             wants: DECISIVE.into_iter().collect(),
             left: Some(self.patience),
         };
+        self.away.insert(node.clone());
         self.nodes.insert(node, known);
     }
 
     /// Takes in what the streams of a node ask for now.
     pub(super) fn look<'a>(&mut self, node: &NodeId, streams: impl Iterator<Item = &'a Stream>) {
-        let streams: Vec<_> = streams.filter(|stream| stream.node == *node).collect();
+        let streams: Vec<_> = streams.collect();
         let wants = |kind: &ResourceType| streams.iter().any(|stream| stream.wants(*kind));
         let now: BTreeSet<_> = DECISIVE.into_iter().filter(wants).collect();
         if now.is_empty() && !self.nodes.contains_key(node) {
@@ -67,8 +71,10 @@ impl Roster {
         if now.is_superset(&known.wants) {
             known.wants = now;
             known.left = None;
+            self.away.remove(node);
         } else if known.left.is_none() {
             known.left = Some(self.patience);
+            self.away.insert(node.clone());
         }
     }
 
@@ -83,6 +89,7 @@ impl Roster {
             if *left == 0 {
                 tracing::warn!(%node, "away for too long: it is not waited for any more");
                 self.news.insert(node.clone(), false);
+                self.away.remove(node);
             }
             *left > 0
         });
@@ -91,8 +98,17 @@ impl Roster {
 
     /// Nodes that are away.
     pub(super) fn away(&self) -> BTreeSet<NodeId> {
-        let away = self.nodes.iter().filter(|(_, known)| known.left.is_some());
-        away.map(|(node, _)| node.clone()).collect()
+        self.away.clone()
+    }
+
+    /// How many nodes are away.
+    pub(super) fn count_away(&self) -> usize {
+        self.away.len()
+    }
+
+    /// Whether a node is known.
+    pub(super) fn knows(&self, node: &NodeId) -> bool {
+        self.nodes.contains_key(node)
     }
 
     /// Nodes that became known (`true`) or were forgotten since the last call.

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::envoy::envoy::config::route::v3::VirtualHost;
-use domain::{Endpoint, NodeId};
+use domain::{Endpoint, NodeId, ServiceId};
 
-use super::endpoints_resource;
+use super::{StreamId, endpoints_resource};
 use crate::input::ServiceInput;
-use crate::resources::{ResourceType, ServiceResources};
+use crate::resources::{Resource, ResourceType, ServiceResources, validate};
 use crate::stream::{Published, Stream};
+
+/// In whose name the control plane itself refuses something.
+const CONTROL_PLANE: &str = "control-plane";
 
 /// An input with the resources that follow from it.
 #[derive(Debug, Clone)]
@@ -49,26 +52,51 @@ pub(super) struct Pin {
     pub(super) reason: String,
 }
 
+/// How a published resource changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    /// What was there before.
+    pub(crate) previous: Option<Arc<Resource>>,
+    /// The generation of the routes before.
+    pub(crate) generation: u64,
+    /// Whether everybody must have it at once.
+    pub(crate) urgent: bool,
+}
+
 /// What changed in one advance.
 #[derive(Debug, Default)]
-pub(super) struct Changes(BTreeSet<(ResourceType, Arc<str>)>);
+pub(super) struct Changes(BTreeMap<(ResourceType, Arc<str>), Change>);
 
 impl Changes {
-    pub(super) fn add(&mut self, kind: ResourceType, name: Arc<str>) {
-        self.0.insert((kind, name));
+    /// Adds a change; what was there before all of them counts.
+    pub(super) fn add(&mut self, kind: ResourceType, name: Arc<str>, change: Change) {
+        let urgent = change.urgent;
+        let known = self.0.entry((kind, name)).or_insert(change);
+        known.urgent |= urgent;
+    }
+
+    fn add_calmly(&mut self, kind: ResourceType, name: &Arc<str>, previous: Option<Arc<Resource>>) {
+        let change = Change {
+            previous,
+            generation: 0,
+            urgent: false,
+        };
+        self.add(kind, Arc::clone(name), change);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>)> {
-        self.0.iter().map(|(kind, name)| (*kind, name))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>, &Change)> {
+        self.0
+            .iter()
+            .map(|((kind, name), change)| (*kind, name, change))
     }
 }
 
 /// One service: what is wanted of it, what is published, what was good.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ServiceState {
     /// What the store says; `None` when the service is deleted.
     pub(super) wanted: Option<Wish>,
@@ -87,9 +115,33 @@ pub(super) struct ServiceState {
     pub(super) retired: BTreeSet<Arc<str>>,
     /// Whether everything is acknowledged and reported; nothing to do until something changes.
     pub(super) settled: bool,
+    /// Name of the service's own route configuration.
+    own_routes: Arc<str>,
+    /// The shadow's share by the published routes, in basis points of the instance's share.
+    routed_shadow: u32,
+    /// The stream that was found lacking last: it is looked at first.
+    witness: StreamId,
 }
 
 impl ServiceState {
+    pub(super) fn new(id: &ServiceId) -> Self {
+        Self {
+            wanted: None,
+            effective: None,
+            pin: None,
+            last_good: None,
+            endpoints: BTreeMap::new(),
+            routed: None,
+            routed_generation: 0,
+            routed_named: BTreeSet::new(),
+            retired: BTreeSet::new(),
+            settled: false,
+            own_routes: Arc::from(api::xds::service_route_config(id.as_str())),
+            routed_shadow: 0,
+            witness: StreamId(0),
+        }
+    }
+
     /// Takes a new wish in. One that amounts to what has been refused stays refused.
     pub(super) fn want(&mut self, input: Option<&Arc<ServiceInput>>) {
         let known = self.wanted.as_ref().map(|wish| &wish.input);
@@ -106,7 +158,24 @@ impl ServiceState {
             return;
         }
         self.pin = None;
+        if let Some(wish) = &self.wanted
+            && let Err(reason) = validate::check(&wish.resources)
+        {
+            self.refuse_unpublished(wish.clone(), &reason.to_string());
+            return;
+        }
         self.effective.clone_from(&self.wanted);
+    }
+
+    /// What a data plane would refuse is not even tried: what is in force stays.
+    fn refuse_unpublished(&mut self, refused: Wish, reason: &str) {
+        tracing::error!(service = %refused.input.service.id, reason, "not published");
+        self.pin = NodeId::new(CONTROL_PLANE).ok().map(|node| Pin {
+            refused,
+            node,
+            kind: ResourceType::Route,
+            reason: format!("not published: {reason}"),
+        });
     }
 
     /// Takes the effective wish for good without a proof.
@@ -185,19 +254,18 @@ impl ServiceState {
             if published.clusters.get(name).map(|cluster| cluster.version)
                 != Some(parts.cluster.version)
             {
-                published
-                    .clusters
-                    .insert(Arc::clone(name), Arc::clone(&parts.cluster));
-                changes.add(ResourceType::Cluster, Arc::clone(name));
+                let kind = ResourceType::Cluster;
+                let previous = published.put(kind, Arc::clone(&parts.cluster));
+                changes.add_calmly(kind, name, previous);
             }
             let known = self.endpoints.contains_key(name);
             let endpoints = self.endpoints.entry(Arc::clone(name)).or_default();
             let before = endpoints.len();
             endpoints.extend(parts.endpoints.iter().copied());
             if !known || endpoints.len() != before {
-                let resource = endpoints_resource(name, endpoints);
-                published.endpoints.insert(Arc::clone(name), resource);
-                changes.add(ResourceType::Endpoint, Arc::clone(name));
+                let kind = ResourceType::Endpoint;
+                let previous = published.put(kind, endpoints_resource(name, endpoints));
+                changes.add_calmly(kind, name, previous);
             }
         }
     }
@@ -206,22 +274,52 @@ impl ServiceState {
         self.routed.as_ref() == goal.map(|goal| &goal.virtual_host)
     }
 
+    /// Whether every stream is so. The one that was not when this was asked last comes first, so
+    /// that a fleet that answers one by one is not looked through at every answer.
+    fn all(
+        &mut self,
+        streams: &BTreeMap<StreamId, Stream>,
+        is_so: impl Fn(&Self, &Stream) -> bool,
+    ) -> bool {
+        let start = self.witness;
+        let (after, before) = (streams.range(start..), streams.range(..start));
+        let lacking = after
+            .chain(before)
+            .find(|(_, stream)| !is_so(self, stream))
+            .map(|(id, _)| *id);
+        self.witness = lacking.unwrap_or(start);
+        lacking.is_none()
+    }
+
     /// Whether step 2 is due and safe.
-    pub(super) fn may_route<'a>(
-        &self,
-        streams: impl Iterator<Item = &'a Stream>,
+    pub(super) fn may_route(
+        &mut self,
+        streams: &BTreeMap<StreamId, Stream>,
         published: &Published,
     ) -> bool {
         let goal = self.goal();
-        !self.is_routed_to(goal.as_ref()) && all_ready(goal.as_ref(), streams, published)
+        !self.is_routed_to(goal.as_ref())
+            && self.all(streams, |_, stream| {
+                is_ready(goal.as_ref(), stream, published)
+            })
     }
 
-    /// Step 2.
-    pub(super) fn route(&mut self, generation: u64) {
+    /// Step 2. Whether it is urgent: the shadow gets less than before.
+    pub(super) fn route(&mut self, generation: u64) -> bool {
         let goal = self.goal();
+        let effective = self.effective.as_ref().map(|wish| &wish.resources);
+        let migration = self
+            .effective
+            .as_ref()
+            .filter(|_| goal.as_ref() == effective)
+            .and_then(|wish| wish.input.migration());
+        let shadow = migration.map_or(0, |migration| migration.split.shadow().get());
+        let urgent = shadow < self.routed_shadow;
+        self.routed_shadow = shadow;
         self.routed = goal.as_ref().map(|goal| goal.virtual_host.clone());
         self.routed_named = goal.map(|goal| goal.named.clone()).unwrap_or_default();
         self.routed_generation = generation;
+        urgent
     }
 
     pub(super) const fn routed_host(&self) -> Option<&VirtualHost> {
@@ -229,17 +327,39 @@ impl ServiceState {
     }
 
     /// Whether step 3 is safe.
-    pub(super) fn may_shrink<'a>(
-        &self,
-        streams: impl Iterator<Item = &'a Stream> + Clone,
+    pub(super) fn may_shrink(
+        &mut self,
+        streams: &BTreeMap<StreamId, Stream>,
         published: &Published,
     ) -> bool {
         let goal = self.goal();
         self.is_routed_to(goal.as_ref())
-            && streams
-                .clone()
-                .all(|stream| stream.has_routes(self.routed_generation, published))
-            && all_ready(goal.as_ref(), streams, published)
+            && self.would_shrink(goal.as_deref())
+            && self.all(streams, |service, stream| {
+                service.has_routes(stream, published) && is_ready(goal.as_ref(), stream, published)
+            })
+    }
+
+    fn would_shrink(&self, goal: Option<&ServiceResources>) -> bool {
+        self.endpoints.iter().any(|(name, endpoints)| {
+            goal.and_then(|goal| goal.clusters.get(name))
+                .is_none_or(|parts| parts.endpoints != *endpoints)
+        })
+    }
+
+    pub(super) fn has_routes(&self, stream: &Stream, published: &Published) -> bool {
+        stream.has_routes(self.routed_generation, &self.own_routes, published)
+    }
+
+    /// Whether every stream has all that is published.
+    pub(super) fn all_have(
+        &mut self,
+        streams: &BTreeMap<StreamId, Stream>,
+        published: &Published,
+    ) -> bool {
+        self.all(streams, |service, stream| {
+            service.progress(stream, published, true) == domain::NodeProgress::Applied
+        })
     }
 
     /// Step 3: takes away what is no longer wanted.
@@ -251,10 +371,10 @@ impl ServiceState {
         for name in names {
             let Some(parts) = wanted.get(&name) else {
                 self.endpoints.remove(&name);
-                published.clusters.remove(&name);
-                published.endpoints.remove(&name);
-                changes.add(ResourceType::Cluster, Arc::clone(&name));
-                changes.add(ResourceType::Endpoint, Arc::clone(&name));
+                for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
+                    let previous = published.take(kind, &name);
+                    changes.add_calmly(kind, &name, previous);
+                }
                 self.retired.insert(name);
                 continue;
             };
@@ -263,9 +383,14 @@ impl ServiceState {
             };
             if *endpoints != parts.endpoints {
                 endpoints.clone_from(&parts.endpoints);
-                let resource = endpoints_resource(&name, endpoints);
-                published.endpoints.insert(Arc::clone(&name), resource);
-                changes.add(ResourceType::Endpoint, name);
+                let kind = ResourceType::Endpoint;
+                let change = Change {
+                    previous: published.put(kind, endpoints_resource(&name, endpoints)),
+                    generation: 0,
+                    // What is gone must not wait for an answer.
+                    urgent: true,
+                };
+                changes.add(kind, name, change);
             }
         }
     }
@@ -290,13 +415,8 @@ impl ServiceState {
     }
 }
 
-fn all_ready<'a>(
-    goal: Option<&Arc<ServiceResources>>,
-    mut streams: impl Iterator<Item = &'a Stream>,
-    published: &Published,
-) -> bool {
-    let Some(goal) = goal else { return true };
-    streams.all(|stream| {
+fn is_ready(goal: Option<&Arc<ServiceResources>>, stream: &Stream, published: &Published) -> bool {
+    goal.is_none_or(|goal| {
         goal.named
             .iter()
             .all(|name| stream.is_ready_for(name, published))

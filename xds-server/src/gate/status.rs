@@ -95,7 +95,12 @@ impl ServiceState {
         }
     }
 
-    fn progress(&self, stream: &Stream, published: &Published, complete: bool) -> NodeProgress {
+    pub(super) fn progress(
+        &self,
+        stream: &Stream,
+        published: &Published,
+        complete: bool,
+    ) -> NodeProgress {
         if let Some(refused) = self.refused_by(stream, published) {
             return refused;
         }
@@ -162,7 +167,7 @@ impl ServiceState {
             .endpoints
             .keys()
             .any(|name| !stream.has_endpoints_of(name, published));
-        let lacks_routes = !stream.has_routes(self.routed_generation, published);
+        let lacks_routes = !self.has_routes(stream, published);
         [
             (ResourceType::Cluster, lacks_cluster || keeps_cluster),
             (ResourceType::Endpoint, lacks_endpoints),

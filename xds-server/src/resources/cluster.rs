@@ -19,7 +19,7 @@ const MAX_RETRIES: u32 = 1_000;
 
 /// A cluster whose endpoints come over the aggregated stream. It does not depend on what the
 /// service is at: a change of a cluster costs every node a warming, so there is none in a ramp.
-pub(super) fn eds(name: &str) -> Resource {
+pub fn eds(name: &str) -> Resource {
     let cluster = Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),

@@ -8,7 +8,7 @@ use api::envoy::envoy::config::core::v3::{
     ApiVersion, GrpcService, Http1ProtocolOptions, Node,
     grpc_service::{EnvoyGrpc, TargetSpecifier},
 };
-use api::envoy::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use api::envoy::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
 use api::envoy::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
 };
@@ -80,6 +80,37 @@ pub fn ingress(listen: ListenAddress) -> Resource {
     Resource::encode(api::xds::LISTENER_NAME, &listener)
 }
 
+/// The listener of a client without a proxy (gRPC): named as its target, with the routes of that
+/// service alone.
+pub fn api_listener(target: &str, service: &str) -> Resource {
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(over_ads()),
+            route_config_name: api::xds::service_route_config(service),
+        })),
+        http_filters: vec![router()],
+        ..HttpConnectionManager::default()
+    };
+    let listener = Listener {
+        name: target.to_owned(),
+        api_listener: Some(ApiListener {
+            api_listener: Some(pack(&manager)),
+        }),
+        ..Listener::default()
+    };
+    Resource::encode(target, &listener)
+}
+
+fn router() -> HttpFilter {
+    HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(
+            &Router::default(),
+        ))),
+        ..HttpFilter::default()
+    }
+}
+
 fn connection_manager() -> HttpConnectionManager {
     HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
@@ -91,13 +122,7 @@ fn connection_manager() -> HttpConnectionManager {
             config_source: Some(over_ads()),
             route_config_name: api::xds::ROUTE_CONFIG.to_owned(),
         })),
-        http_filters: vec![HttpFilter {
-            name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack(
-                &Router::default(),
-            ))),
-            ..HttpFilter::default()
-        }],
+        http_filters: vec![router()],
         access_log: vec![access_log()],
         ..HttpConnectionManager::default()
     }

@@ -7,16 +7,20 @@ mod listener;
 mod named;
 mod pack;
 mod route;
+mod secret;
 mod service;
+pub mod validate;
 mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use cluster::eds as bare_cluster;
 pub use endpoint::assignment;
-pub use listener::{ListenAddress, ingress};
-pub use named::{Resource, ResourceType, Version};
-pub use route::{CONTROL_CLUSTER, configuration};
+pub use listener::{ListenAddress, api_listener, ingress};
+pub use named::{Resource, ResourceType, Resources, Version};
+pub use route::{CONTROL_CLUSTER, configuration, service_configuration};
+pub use secret::{authority, certificate};
 pub use service::{ClusterParts, ServiceResources};
 pub use weights::{Weights, split};
 

@@ -16,12 +16,31 @@ pub enum ResourceType {
     Listener,
     /// RDS.
     Route,
+    /// SDS.
+    Secret,
 }
 
 impl ResourceType {
     /// All types, in the order in which a stream is told of changes: what is named before what
     /// names it.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] = [
+        Self::Secret,
+        Self::Cluster,
+        Self::Endpoint,
+        Self::Listener,
+        Self::Route,
+    ];
+
+    /// Its place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Secret => 0,
+            Self::Cluster => 1,
+            Self::Endpoint => 2,
+            Self::Listener => 3,
+            Self::Route => 4,
+        }
+    }
 
     /// The type a URL means, if it is served.
     pub fn of_url(url: &str) -> Option<Self> {
@@ -35,6 +54,7 @@ impl ResourceType {
             Self::Endpoint => api::xds::ENDPOINT,
             Self::Listener => api::xds::LISTENER,
             Self::Route => api::xds::ROUTE,
+            Self::Secret => api::xds::SECRET,
         }
     }
 
@@ -49,7 +69,7 @@ impl ResourceType {
     pub const fn is_root(self) -> bool {
         match self {
             Self::Cluster | Self::Listener => true,
-            Self::Endpoint | Self::Route => false,
+            Self::Endpoint | Self::Route | Self::Secret => false,
         }
     }
 }
@@ -79,6 +99,11 @@ impl Version {
         Self(u64::from_be_bytes(head))
     }
 
+    /// The number behind it.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
     /// The version a client names, if it is one of ours.
     pub fn parse(text: &str) -> Option<Self> {
         (text.len() == 16)
@@ -99,6 +124,9 @@ impl fmt::Debug for Version {
     }
 }
 
+/// Resources by name.
+pub type Resources = std::collections::BTreeMap<Arc<str>, Arc<Resource>>;
+
 /// A resource, encoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
@@ -114,11 +142,18 @@ impl Resource {
     /// Encodes a message under a name. The message must not hold maps of more than one entry:
     /// their order, and so the version, would be arbitrary.
     pub fn encode<M: prost::Message + prost::Name>(name: impl Into<Arc<str>>, message: &M) -> Self {
-        let any = super::pack::pack(message);
+        Self::encoded(name, &M::type_url(), message.encode_to_vec())
+    }
+
+    /// A message that is encoded already.
+    pub fn encoded(name: impl Into<Arc<str>>, type_url: &str, value: Vec<u8>) -> Self {
         Self {
             name: name.into(),
-            version: Version::of(&any.value),
-            any,
+            version: Version::of(&value),
+            any: Any {
+                type_url: type_url.to_owned(),
+                value,
+            },
         }
     }
 }

@@ -22,6 +22,7 @@ use api::envoy::envoy::r#type::v3::{FractionalPercent, fractional_percent::Denom
 use api::envoy::google::protobuf::BoolValue;
 use domain::routing::{service_cluster, side_cluster};
 use domain::{MigrationRouting, Service, Side};
+use prost::encoding;
 
 use super::named::Resource;
 use super::pack::{millis, number};
@@ -42,23 +43,49 @@ const SAFE_METHODS: &str = "GET|HEAD|OPTIONS";
 /// The one route configuration. A domain that two services claim goes to the service of that name,
 /// otherwise to the first by name: Envoy would refuse the whole configuration.
 pub fn configuration<'a>(hosts: impl IntoIterator<Item = &'a VirtualHost>) -> Resource {
-    let mut hosts: Vec<VirtualHost> = hosts.into_iter().cloned().collect();
+    let hosts: Vec<&VirtualHost> = hosts.into_iter().collect();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for host in &hosts {
         taken.extend(own_domains(&host.name));
     }
-    for host in &mut hosts {
+    // Written out host by host: copying every service's routes for the change of one would cost
+    // more than all the rest.
+    let mut bytes = Vec::new();
+    encoding::string::encode(NAME, &api::xds::ROUTE_CONFIG.to_owned(), &mut bytes);
+    for host in hosts {
         let own = own_domains(&host.name);
-        host.domains
-            .retain(|domain| own.contains(domain) || taken.insert(domain.to_ascii_lowercase()));
+        let mut keeps =
+            |domain: &String| own.contains(domain) || taken.insert(domain.to_ascii_lowercase());
+        let kept: Vec<bool> = host.domains.iter().map(&mut keeps).collect();
+        if kept.iter().all(|keep| *keep) {
+            encoding::message::encode(VIRTUAL_HOSTS, host, &mut bytes);
+        } else {
+            let mut host = host.clone();
+            let mut kept = kept.into_iter();
+            host.domains.retain(|_| kept.next().unwrap_or(true));
+            encoding::message::encode(VIRTUAL_HOSTS, &host, &mut bytes);
+        }
     }
+    let validate = BoolValue { value: true };
+    encoding::message::encode(VALIDATE_CLUSTERS, &validate, &mut bytes);
+    Resource::encoded(api::xds::ROUTE_CONFIG, api::xds::ROUTE, bytes)
+}
+
+/// Field numbers of a route configuration.
+const NAME: u32 = 1;
+const VIRTUAL_HOSTS: u32 = 2;
+const VALIDATE_CLUSTERS: u32 = 7;
+
+/// The route configuration of one service alone.
+pub fn service_configuration(host: &VirtualHost) -> Resource {
+    let name = api::xds::service_route_config(&host.name);
     let configuration = RouteConfiguration {
-        name: api::xds::ROUTE_CONFIG.to_owned(),
-        virtual_hosts: hosts,
+        name: name.clone(),
+        virtual_hosts: vec![host.clone()],
         validate_clusters: Some(BoolValue { value: true }),
         ..RouteConfiguration::default()
     };
-    Resource::encode(api::xds::ROUTE_CONFIG, &configuration)
+    Resource::encode(name, &configuration)
 }
 
 fn own_domains(service: &str) -> [String; 2] {

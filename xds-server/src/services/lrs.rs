@@ -12,8 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Shared;
-use crate::hub::node_id;
 use crate::telemetry::Session;
+use crate::tls::Peer;
 
 /// The service.
 pub(crate) struct Lrs(pub(crate) Shared);
@@ -37,6 +37,7 @@ impl Lrs {
 
 async fn read(
     shared: &Shared,
+    peer: &Peer,
     mut reports: tonic::Streaming<LoadStatsRequest>,
     wishes: LoadStatsResponse,
     out: &Out,
@@ -44,7 +45,7 @@ async fn read(
     let Ok(Some(first)) = reports.message().await else {
         return;
     };
-    let node = match node_id(first.node.as_ref()) {
+    let node = match peer.node(first.node.as_ref()) {
         Ok(node) => node,
         Err(status) => {
             // The channel is empty: there is room.
@@ -64,6 +65,7 @@ async fn read(
             message = reports.message() => message,
         };
         let Ok(Some(report)) = message else { return };
+        shared.metrics.load_reports.add(1);
         shared
             .telemetry
             .load(&node, session, &report.cluster_stats, shared.clock.now());
@@ -79,6 +81,7 @@ impl LoadReportingService for Lrs {
         &self,
         request: tonic::Request<tonic::Streaming<LoadStatsRequest>>,
     ) -> Result<tonic::Response<Self::StreamLoadStatsStream>, Status> {
+        let peer = Peer::of(request.extensions());
         let slot = self.0.telemetry_slot()?;
         let (out, inbox) = mpsc::channel(1);
         let (shared, wishes) = (self.0.clone(), self.wishes());
@@ -86,7 +89,7 @@ impl LoadReportingService for Lrs {
             tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => {}
-                () = read(&shared, request.into_inner(), wishes, &out) => {}
+                () = read(&shared, &peer, request.into_inner(), wishes, &out) => {}
             }
             drop(slot);
         });

@@ -1,7 +1,8 @@
 //! The gRPC services: thin edges that turn wire messages into events and back.
 
-mod ads;
 mod als;
+mod csds;
+mod discovery;
 mod lrs;
 
 use std::sync::Arc;
@@ -13,15 +14,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-pub(crate) use ads::Ads;
 pub(crate) use als::Als;
+pub(crate) use csds::Csds;
+pub(crate) use discovery::{
+    Aggregated, Clusters, Discovery, Endpoints, Listeners, Routes, Secrets,
+};
 pub(crate) use lrs::Lrs;
 
 use crate::hub::Command;
+use crate::metrics::Metrics;
 use crate::telemetry::SharedTelemetry;
 
 /// Largest message accepted from a client.
 pub(crate) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// How long a stream may be open without a word.
+pub(crate) const FIRST_MESSAGE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What all services share.
 #[derive(Clone)]
@@ -35,6 +42,7 @@ pub(crate) struct Shared {
     telemetry_slots: Arc<Semaphore>,
     next_stream: Arc<AtomicU64>,
     pub(crate) report_interval: std::time::Duration,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -45,6 +53,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
         tasks: TaskTracker,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             hub,
@@ -57,6 +66,7 @@ impl Shared {
             telemetry_slots: Arc::new(Semaphore::new(config.max_streams.saturating_mul(2))),
             next_stream: Arc::default(),
             report_interval: config.report_interval,
+            metrics,
         }
     }
 

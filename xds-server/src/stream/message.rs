@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::resources::{Resource, ResourceType, Version};
 
 /// The two forms of the discovery protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// Only what changed is sent. The right choice.
     Delta,
@@ -43,6 +43,15 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it acknowledges a response.
+    pub(crate) const fn is_answer(&self) -> bool {
+        match self {
+            Self::World { nonce, error, .. } | Self::Delta { nonce, error, .. } => {
+                !nonce.is_empty() && error.is_none()
+            }
+        }
+    }
+
     /// Whether the client has something from an earlier stream, if this is its first request.
     pub(super) fn has_initial_versions(&self) -> bool {
         match self {
@@ -65,6 +74,10 @@ pub struct Response {
     pub resources: Vec<Arc<Resource>>,
     /// What is gone (delta only).
     pub removed: Vec<Arc<str>>,
+    /// Seconds for which the client shall believe in it, if not for ever.
+    pub ttl: Option<u32>,
+    /// Only says that what the client has lives on: the resources' bodies are left out.
+    pub is_heartbeat: bool,
 }
 
 /// A client's refusal of a response.

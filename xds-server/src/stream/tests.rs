@@ -13,12 +13,8 @@ fn resource(name: &str, content: u8) -> Arc<Resource> {
 fn published(clusters: &[(&str, u8)]) -> Published {
     let mut published = Published::default();
     for &(name, content) in clusters {
-        published
-            .clusters
-            .insert(Arc::from(name), resource(name, content));
-        published
-            .endpoints
-            .insert(Arc::from(name), resource(name, 0));
+        published.put(ResourceType::Cluster, resource(name, content));
+        published.put(ResourceType::Endpoint, resource(name, 0));
     }
     published
 }
@@ -175,4 +171,184 @@ fn a_client_that_forgets_a_resource_it_still_covers_is_told_again() {
         .request(ResourceType::Cluster, request, &state)
         .unwrap();
     assert_eq!(told(&stream.next_response(&state).unwrap()), ["a"]);
+}
+
+fn world(names: &[&str], version: &str, nonce: &str) -> Request {
+    Request::World {
+        names: names.iter().map(ToString::to_string).collect(),
+        version: version.to_owned(),
+        nonce: nonce.to_owned(),
+        error: None,
+    }
+}
+
+fn world_stream() -> Stream {
+    let node = NodeId::new("n").unwrap();
+    Stream::new(node, Protocol::StateOfTheWorld, None)
+}
+
+#[test]
+fn a_client_that_is_back_is_told_of_its_clusters_when_it_has_said_which_it_has() {
+    let (mut stream, state) = (world_stream(), published(&[("a", 1)]));
+    let old = Version::of(b"another time").to_string();
+    let request = world(&[], &old, "");
+    stream
+        .request(ResourceType::Cluster, request, &state)
+        .unwrap();
+    assert_eq!(
+        stream.next_response(&state),
+        None,
+        "it is about to say more"
+    );
+    let request = world(&["a", "a~1~shadow"], &old, "");
+    stream
+        .request(ResourceType::Endpoint, request, &state)
+        .unwrap();
+    let clusters = stream.next_response(&state).unwrap();
+    assert_eq!(
+        told(&clusters),
+        ["a", "a~1~shadow"],
+        "what it routes to stays"
+    );
+    let request = world(&[], "", &clusters.nonce);
+    stream
+        .request(ResourceType::Cluster, request, &state)
+        .unwrap();
+    let endpoints = stream.next_response(&state).unwrap();
+    assert_eq!(told(&endpoints), ["a"]);
+    let request = world(&["a", "a~1~shadow"], "", &endpoints.nonce);
+    stream
+        .request(ResourceType::Endpoint, request, &state)
+        .unwrap();
+    let routes_of = |nonce: &str| world(&[api::xds::ROUTE_CONFIG], &old, nonce);
+    stream
+        .request(ResourceType::Route, routes_of(""), &state)
+        .unwrap();
+    let routes = stream.next_response(&state).unwrap();
+    assert_eq!(routes.kind, ResourceType::Route);
+    assert_eq!(
+        stream.next_response(&state),
+        None,
+        "the routes are not acknowledged"
+    );
+    stream
+        .request(ResourceType::Route, routes_of(&routes.nonce), &state)
+        .unwrap();
+    let clusters = stream.next_response(&state).unwrap();
+    assert_eq!(
+        (clusters.kind, told(&clusters)),
+        (ResourceType::Cluster, vec!["a"])
+    );
+}
+
+#[test]
+fn a_client_that_has_the_whole_already_is_not_sent_it_again() {
+    let state = published(&[("a", 1), ("b", 1)]);
+    let mut first = world_stream();
+    first
+        .request(ResourceType::Cluster, world(&[], "", ""), &state)
+        .unwrap();
+    let version = first.next_response(&state).unwrap().version.to_string();
+    let mut back = world_stream();
+    for (kind, names) in [
+        (ResourceType::Cluster, &[][..]),
+        (ResourceType::Endpoint, &["a"]),
+    ] {
+        back.request(kind, world(names, &version, ""), &state)
+            .unwrap();
+    }
+    let kinds: Vec<ResourceType> = std::iter::from_fn(|| back.next_response(&state))
+        .map(|response| response.kind)
+        .collect();
+    assert_eq!(kinds, [ResourceType::Endpoint]);
+    let newer = published(&[("a", 2), ("b", 1)]);
+    back.changed(ResourceType::Cluster, &Arc::from("a"));
+    assert_eq!(told(&back.next_response(&newer).unwrap()), ["a", "b"]);
+}
+
+#[test]
+fn what_has_a_time_to_live_is_said_again_in_time_and_without_a_body() {
+    let state = published(&[("a", 1)]);
+    let (stream, _) = settled();
+    let mut stream = stream.with_ttl(Some(9));
+    for _ in 0..2 {
+        stream.tick();
+        assert_eq!(stream.next_response(&state), None);
+    }
+    assert!(stream.tick());
+    let beats: Vec<_> = std::iter::from_fn(|| stream.next_response(&state)).collect();
+    let kinds: Vec<ResourceType> = beats.iter().map(|beat| beat.kind).collect();
+    assert_eq!(kinds, [ResourceType::Cluster, ResourceType::Endpoint]);
+    assert!(
+        beats
+            .iter()
+            .all(|beat| beat.is_heartbeat && beat.ttl == Some(9))
+    );
+    assert_eq!(told(&beats[0]), ["a"]);
+}
+
+#[test]
+fn a_client_of_many_resources_that_has_them_all_is_told_only_of_what_changes() {
+    let many: Vec<String> = (0..200).map(|number| format!("c{number:03}")).collect();
+    let content = |version: u8| {
+        let all: Vec<(&str, u8)> = many
+            .iter()
+            .map(|name| (name.as_str(), if name == "c100" { version } else { 1 }))
+            .collect();
+        published(&all)
+    };
+    let (mut stream, state) = (stream(), content(1));
+    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (kind, names) in [
+        (ResourceType::Cluster, &[][..]),
+        (ResourceType::Endpoint, &names),
+    ] {
+        stream.request(kind, subscribe(names), &state).unwrap();
+        let response = stream.next_response(&state).unwrap();
+        assert_eq!(response.resources.len(), 200);
+        stream
+            .request(kind, answer(&response.nonce, &[], None), &state)
+            .unwrap();
+    }
+    let state = content(2);
+    assert!(stream.changed(ResourceType::Cluster, &Arc::from("c100")));
+    let response = stream.next_response(&state).unwrap();
+    assert_eq!(told(&response), ["c100"]);
+    stream
+        .request(
+            ResourceType::Cluster,
+            answer(&response.nonce, &[], None),
+            &state,
+        )
+        .unwrap();
+    assert_eq!(
+        stream.acknowledged(ResourceType::Cluster, "c100"),
+        Some(Version::of(&[2]))
+    );
+    assert_eq!(
+        stream.acknowledged(ResourceType::Cluster, "c101"),
+        Some(Version::of(&[1]))
+    );
+    // Its endpoints follow, once.
+    let response = stream.next_response(&state).unwrap();
+    assert_eq!(
+        (response.kind, told(&response)),
+        (ResourceType::Endpoint, vec!["c100"])
+    );
+    // What goes is taken away once, too.
+    let mut gone = content(2);
+    gone.take(ResourceType::Cluster, "c101");
+    stream.changed(ResourceType::Cluster, &Arc::from("c101"));
+    assert_eq!(&*stream.next_response(&gone).unwrap().removed[0], "c101");
+}
+
+#[test]
+fn names_that_cannot_be_ones_end_the_stream_by_name() {
+    let state = published(&[]);
+    for bad in ["", "a\u{0}b", &"x".repeat(MAX_NAME + 1)] {
+        for request in [subscribe(&[bad]), world(&[bad], "", "")] {
+            let error = stream().request(ResourceType::Endpoint, request, &state);
+            assert!(matches!(error, Err(LimitExceeded::Name { .. })), "{bad:?}");
+        }
+    }
 }

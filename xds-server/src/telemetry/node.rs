@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::envoy::envoy::config::endpoint::v3::{ClusterStats, UpstreamLocalityStats};
 use api::envoy::envoy::data::accesslog::v3::HttpAccessLogEntry;
-use domain::{Counts, LatencyHistogram, NodeTraffic, ServiceId, Timestamp};
+use domain::{Counts, LatencyHistogram, NodeTraffic, Pairs, ServiceId, Timestamp};
 
 use super::Session;
 
@@ -21,6 +21,7 @@ struct ClusterState {
     in_progress: u64,
     from_loads: LatencyHistogram,
     from_logs: LatencyHistogram,
+    pairs: Pairs,
     seen_at: Timestamp,
 }
 
@@ -114,18 +115,20 @@ impl NodeState {
     pub(super) fn traffic(&self, service: &ServiceId) -> NodeTraffic {
         let id = service.as_str();
         let own = |name: &str| crate::gate::owner(name) == id;
-        let clusters = self
-            .clusters
-            .range(id.to_owned()..)
-            .take_while(|(name, _)| name.starts_with(id))
-            .filter(|(name, _)| own(name))
-            .map(|(name, cluster)| (name.clone(), self.counts(cluster)))
-            .collect();
+        let mine = || {
+            let from_here = self.clusters.range(id.to_owned()..);
+            from_here
+                .take_while(|(name, _)| name.starts_with(id))
+                .filter(|(name, _)| own(name))
+        };
+        let clusters = mine().map(|(name, cluster)| (name.clone(), self.counts(cluster)));
+        let pairs = mine().map(|(name, cluster)| (name.clone(), cluster.pairs.clone()));
         NodeTraffic {
             session: self.session.get(),
             reported_at: self.reported_at,
             reports: self.reports,
-            clusters,
+            clusters: clusters.collect(),
+            pairs: pairs.filter(|(_, pairs)| !pairs.is_empty()).collect(),
         }
     }
 
@@ -158,6 +161,12 @@ impl ClusterState {
                 self.from_loads
                     .add(bucket, metric.num_requests_finished_with_metric);
                 measures = true;
+            } else {
+                api::pairs::add(
+                    &mut self.pairs,
+                    &metric.metric_name,
+                    metric.num_requests_finished_with_metric,
+                );
             }
         }
         measures

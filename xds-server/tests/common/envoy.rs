@@ -46,6 +46,16 @@ fn free_port() -> SocketAddr {
 
 impl Envoy {
     pub fn start(node: &str, control_plane: SocketAddr, protocol: Protocol) -> Self {
+        Self::start_as(node, control_plane, protocol, None)
+    }
+
+    /// One that proves itself to the control plane.
+    pub fn start_as(
+        node: &str,
+        control_plane: SocketAddr,
+        protocol: Protocol,
+        identity: Option<foreshadow_xds_server::authority::NodeFiles>,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let directory = tempfile::tempdir().unwrap();
         let (listen, admin) = (free_port(), free_port());
@@ -56,6 +66,7 @@ impl Envoy {
             admin,
             control_plane,
             protocol,
+            identity,
         });
         std::fs::write(&config, text).unwrap();
         let base_id = std::process::id() % 20_000 * 100 + NEXT.fetch_add(1, Ordering::SeqCst);

@@ -130,7 +130,9 @@ impl Client {
         let request = match self.protocol {
             Protocol::StateOfTheWorld => {
                 let names = match kind {
-                    ResourceType::Cluster | ResourceType::Listener => Vec::new(),
+                    ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => {
+                        Vec::new()
+                    }
                     ResourceType::Endpoint => self.clusters(),
                     ResourceType::Route => vec![api::xds::ROUTE_CONFIG.to_owned()],
                 };
@@ -239,7 +241,7 @@ impl Client {
                 self.endpoints.insert(resource.name.to_string(), count);
             }
             ResourceType::Route => self.routes = targets(resource),
-            ResourceType::Cluster | ResourceType::Listener => {}
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => {}
         }
     }
 

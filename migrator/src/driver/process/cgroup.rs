@@ -11,6 +11,7 @@
 //! job runner) a group at the top would leave that one's limits, so the controller is left alone
 //! and [`Cgroups::limits_cpu`] says so.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -313,19 +314,40 @@ impl Cgroups {
         }
     }
 
-    /// Removes a replica's groups, and its host's when nothing else is in them.
-    pub(super) fn remove(&self, host: &str, tag: &str) {
+    /// Removes a replica's groups, and its host's when nothing else is in them. `false` when one
+    /// of the replica's is still busy: the kernel takes a moment to let go of a killed process.
+    #[must_use]
+    pub(super) fn remove(&self, host: &str, tag: &str) -> bool {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = true;
         for (_, top) in self.trees() {
             let base = top.join(&self.base);
             let group = base.join(host);
+            gone &= match fs::remove_dir(group.join(tag)) {
+                Ok(()) => true,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
             // A group with processes or groups in it refuses; that is the check.
-            for path in [group.join(tag), group, base] {
-                if fs::remove_dir(path).is_err() {
-                    break;
+            if fs::remove_dir(group).is_ok() {
+                let _others_are_in_it = fs::remove_dir(base);
+            }
+        }
+        gone
+    }
+
+    /// Replicas that have groups: host and tag.
+    pub(super) fn tags(&self) -> BTreeSet<(String, String)> {
+        let mut found = BTreeSet::new();
+        for (_, top) in self.trees() {
+            for host in folders(&top.join(&self.base)) {
+                for tag in folders(&host) {
+                    if let (Some(host), Some(tag)) = (name(&host), name(&tag)) {
+                        found.insert((host, tag));
+                    }
                 }
             }
         }
+        found
     }
 
     /// Removes the top groups if they are empty.
@@ -333,17 +355,28 @@ impl Cgroups {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, top) in self.trees() {
             let base = top.join(&self.base);
-            let hosts = fs::read_dir(&base).into_iter().flatten().flatten();
-            for host in hosts.filter(|entry| entry.path().is_dir()) {
-                let tags = fs::read_dir(host.path()).into_iter().flatten().flatten();
-                for tag in tags.filter(|entry| entry.path().is_dir()) {
-                    let _busy = fs::remove_dir(tag.path());
+            for host in folders(&base) {
+                for tag in folders(&host) {
+                    let _busy = fs::remove_dir(tag);
                 }
-                let _busy = fs::remove_dir(host.path());
+                let _busy = fs::remove_dir(host);
             }
             let _busy = fs::remove_dir(base);
         }
     }
+}
+
+/// Folders in a folder that may not be there.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+fn name(path: &Path) -> Option<String> {
+    path.file_name()?.to_str().map(str::to_owned)
 }
 
 /// A new `cpuset` group is empty and takes no task until it has processors and memory nodes.

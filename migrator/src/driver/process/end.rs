@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::{Replica, Side, ZeroTraffic};
 use rustix::process::Signal;
@@ -13,6 +13,9 @@ use super::record::is_tag;
 use super::{ProcessDriver, failed, transient};
 use crate::driver::{DriverError, OpContext};
 
+/// How long the kernel may take to let go of a killed process's groups, and how often to look.
+const GROUPS_LIMIT: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(5);
 /// How long the kernel may take to end a killed process.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -103,6 +106,26 @@ impl ProcessDriver {
         }
     }
 
+    /// Removes a tag's groups, wherever they are.
+    pub(super) async fn remove_groups(&self, tag: &str, host: Option<&str>) {
+        let with_groups = self.cgroups.tags().into_iter();
+        let mut hosts: Vec<String> = with_groups
+            .filter(|(_, other)| other == tag)
+            .map(|(host, _)| host)
+            .collect();
+        hosts.extend(host.map(str::to_owned));
+        for host in hosts {
+            let end = Instant::now() + GROUPS_LIMIT;
+            while !self.cgroups.remove(&host, tag) {
+                if Instant::now() >= end {
+                    tracing::warn!(tag, host, "control groups are busy and stay");
+                    break;
+                }
+                tokio::time::sleep(GLANCE).await;
+            }
+        }
+    }
+
     /// Removes groups and directory.
     pub(super) async fn remove_all_of(
         &self,
@@ -110,9 +133,7 @@ impl ProcessDriver {
         tag: &str,
         host: Option<&str>,
     ) -> Result<(), DriverError> {
-        if let Some(host) = host {
-            self.cgroups.remove(host, tag);
-        }
+        self.remove_groups(tag, host).await;
         let folder = self.folders.of(tag);
         let removed = tokio::task::spawn_blocking(move || remove_folder(&folder)).await;
         let mut samples = self

@@ -1,94 +1,371 @@
-//! The fence: the highest epoch seen, on disk before anything is done in its name.
+//! The fence: no act of an older epoch once a newer one has come.
+//!
+//! # What is where
+//! ```text
+//! <root>/epoch[-lease]         the highest epoch seen of a lease: on disk before anything is done in its name
+//! <root>/epoch[-lease].lock    held for moments, around reads and writes of it
+//! <root>/epoch[-lease].acts    held shared for as long as an act lasts, alone by who takes over
+//! <root>/epoch[-lease].drained the highest epoch whose predecessors' acts are over
+//! ```
+//! # Flow
+//! ```text
+//! act:  note the epoch if it is newer ─▶ hold "acts" shared ─▶ is it still the newest? ─▶ act ─▶ let go
+//! take-over: note the epoch ─▶ hold "acts" alone: what older epochs had begun is over ─▶ "drained"
+//! ```
+//! # Guarantees
+//! The epoch is looked at while "acts" is held, and "acts" is let go after the act. So an act of an
+//! older epoch ends before the newer one is let in, or is refused; there is no moment between check
+//! and act in which a leader can be overtaken. The files decide, under the kernel's locks: several
+//! processes may share a root.
+//!
+//! # Failure paths
+//! - *A leader that stands still in the middle of an act* (SIGSTOP, starved) can be woken at any
+//!   time and go on with it. Who takes over waits for [`PATIENCE`], and then ends that process: the
+//!   lease was over long before, and nothing else keeps the act from happening later.
+//! - *A leader that dies* lets go: the kernel sees to that.
+//! - *A damaged epoch file* lets nobody in: guessing could let a stale leader in.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use domain::Epoch;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use store::LeaseName;
 
-use super::failed;
-use crate::driver::DriverError;
+use super::proc::ProcessId;
+use super::{failed, transient};
+use crate::driver::{DriverError, OpContext};
 
-/// Refuses stale leaders. Several drivers may share a root: the file decides, under a lock.
+/// How long a leader that was overtaken may take to end what it had begun.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How often a lock is tried.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// The lease whose files have no suffix: that of a fleet with one shard.
+const USUAL: &str = "migrator/default";
+
+/// Refuses stale leaders.
 #[derive(Debug)]
 pub(super) struct Fence {
-    file: PathBuf,
+    root: PathBuf,
+}
+
+/// The right to act. Clones share it; it ends with the last one.
+#[derive(Debug, Clone)]
+pub(super) struct Act {
+    _acts: Arc<File>,
+}
+
+/// The files of one lease.
+struct Files {
+    epoch: PathBuf,
     lock: PathBuf,
+    acts: PathBuf,
+    drained: PathBuf,
 }
 
 impl Fence {
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            file: root.join("epoch"),
-            lock: root.join("epoch.lock"),
+            root: root.to_owned(),
         }
     }
 
-    /// Admits an operation of this epoch and remembers the epoch.
-    pub(super) fn admit(&self, operation: &'static str, ours: Epoch) -> Result<(), DriverError> {
-        let io = |error: io::Error| failed(operation, self.file.display().to_string(), error);
-        let guard = lock_file(&self.lock).map_err(io)?;
-        let seen = self.read().map_err(io)?;
-        if ours < seen {
-            return Err(DriverError::Fenced {
-                operation,
-                ours,
-                seen,
-            });
+    fn files(&self, lease: &LeaseName) -> Files {
+        let mut name = "epoch".to_owned();
+        if lease.0 != USUAL {
+            // Names of leases have slashes; two that look alike stay apart.
+            let hash = blake3::hash(lease.0.as_bytes()).to_hex();
+            let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+            let text: String = lease.0.chars().map(plain).take(40).collect();
+            name = format!("epoch-{text}-{}", &hash[..8]);
         }
+        Files {
+            epoch: self.root.join(&name),
+            lock: self.root.join(format!("{name}.lock")),
+            acts: self.root.join(format!("{name}.acts")),
+            drained: self.root.join(format!("{name}.drained")),
+        }
+    }
+
+    /// Admits an operation: older epochs are refused from now on, and this one's may act for as long
+    /// as the answer is kept.
+    pub(super) async fn enter(
+        &self,
+        operation: &'static str,
+        ctx: &OpContext,
+    ) -> Result<Act, DriverError> {
+        let deadline = Instant::now() + ctx.deadline;
+        let act = self
+            .admit(operation, &ctx.lease, ctx.epoch, deadline)
+            .await?;
+        stop_point(operation);
+        Ok(act)
+    }
+
+    /// Whether no process acts under any lease. Who opens the root while another works on it must
+    /// leave to that one what it has begun.
+    pub(super) fn nobody_acts(&self) -> bool {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut acts = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "acts"));
+        acts.all(|path| {
+            let alone = FlockOperation::NonBlockingLockExclusive;
+            open(&path).is_ok_and(|file| flock(&file, alone).is_ok())
+        })
+    }
+
+    /// Starts are one at a time, also of several processes: two that begin together on an empty
+    /// store would start every instance twice.
+    pub(super) async fn start_alone(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+    ) -> Result<File, DriverError> {
+        let path = self.root.join("starts.lock");
+        let subject = path.display().to_string();
+        let io = |error: io::Error| failed(operation, subject.clone(), error);
+        let file = open(&path).map_err(io)?;
+        let deadline = Instant::now() + limit;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() >= deadline {
+                let reason = "another process starts an instance";
+                return Err(transient(operation, subject, reason));
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        Ok(file)
+    }
+
+    /// As [`Fence::enter`]; without the act it is the take-over.
+    pub(super) async fn admit(
+        &self,
+        operation: &'static str,
+        lease: &LeaseName,
+        ours: Epoch,
+        deadline: Instant,
+    ) -> Result<Act, DriverError> {
+        let files = self.files(lease);
+        files.note(operation, ours)?;
+        files.drain(operation, ours, deadline).await?;
+        let acts = files
+            .hold_acts(operation, FlockOperation::NonBlockingLockShared, deadline)
+            .await?;
+        // While it is held nobody can take over; so this answer stays true.
+        files.refuse_stale(operation, ours)?;
+        Ok(Act {
+            _acts: Arc::new(acts),
+        })
+    }
+}
+
+impl Files {
+    fn io(&self, operation: &'static str) -> impl Fn(io::Error) -> DriverError {
+        let subject = self.epoch.display().to_string();
+        move |error| failed(operation, subject.clone(), error)
+    }
+
+    /// Remembers an epoch that is newer than what was seen; refuses one that is older.
+    fn note(&self, operation: &'static str, ours: Epoch) -> Result<(), DriverError> {
+        let io = self.io(operation);
+        let _moment = lock_file(&self.lock).map_err(&io)?;
+        let seen = read(&self.epoch).map_err(&io)?;
         if ours > seen {
-            self.write(ours).map_err(io)?;
+            write(&self.epoch, ours).map_err(&io)?;
         }
-        drop(guard);
+        fenced(operation, ours, seen)
+    }
+
+    fn refuse_stale(&self, operation: &'static str, ours: Epoch) -> Result<(), DriverError> {
+        let io = self.io(operation);
+        let _moment = lock_file(&self.lock).map_err(&io)?;
+        fenced(operation, ours, read(&self.epoch).map_err(&io)?)
+    }
+
+    /// Waits until nothing that an older epoch had begun is under way.
+    async fn drain(
+        &self,
+        operation: &'static str,
+        ours: Epoch,
+        deadline: Instant,
+    ) -> Result<(), DriverError> {
+        let io = self.io(operation);
+        if read(&self.drained).map_err(&io)? >= ours {
+            return Ok(());
+        }
+        let alone = FlockOperation::NonBlockingLockExclusive;
+        let acts = self.hold_acts(operation, alone, deadline).await?;
+        if read(&self.drained).map_err(&io)? < ours {
+            write(&self.drained, ours).map_err(&io)?;
+        }
+        drop(acts);
         Ok(())
     }
 
-    fn read(&self) -> io::Result<Epoch> {
-        match fs::read_to_string(&self.file) {
-            Ok(text) => text.trim().parse().map(Epoch).map_err(|_| {
-                // Guessing an epoch could let a stale leader in.
-                io::Error::new(io::ErrorKind::InvalidData, "it does not hold a number")
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Epoch(0)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn write(&self, epoch: Epoch) -> io::Result<()> {
-        let fresh = self.file.with_extension("new");
-        let mut file = File::create(&fresh)?;
-        writeln!(file, "{epoch}")?;
-        file.sync_all()?;
-        fs::rename(&fresh, &self.file)?;
-        match self.file.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
+    async fn hold_acts(
+        &self,
+        operation: &'static str,
+        how: FlockOperation,
+        deadline: Instant,
+    ) -> Result<File, DriverError> {
+        let io = self.io(operation);
+        let file = open(&self.acts).map_err(&io)?;
+        let began = Instant::now();
+        let mut ended = false;
+        loop {
+            match flock(&file, how) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io(error.into())),
+            }
+            let now = Instant::now();
+            let alone = how == FlockOperation::NonBlockingLockExclusive;
+            if alone && !ended && now.duration_since(began) >= PATIENCE {
+                end_holders(&file).map_err(&io)?;
+                ended = true;
+            }
+            if now >= deadline {
+                let reason = "what an earlier leader began still runs";
+                return Err(transient(
+                    operation,
+                    self.acts.display().to_string(),
+                    reason,
+                ));
+            }
+            tokio::time::sleep(GLANCE).await;
         }
     }
 }
 
-/// Holds a lock file until dropped; short sections only.
-pub(super) fn lock_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
+fn fenced(operation: &'static str, ours: Epoch, seen: Epoch) -> Result<(), DriverError> {
+    if ours < seen {
+        return Err(DriverError::Fenced {
+            operation,
+            ours,
+            seen,
+        });
+    }
+    Ok(())
+}
+
+/// Ends other processes that hold this file: they were overtaken in the middle of an act.
+fn end_holders(file: &File) -> io::Result<()> {
+    let inode = file.metadata()?.ino();
+    let own = i32::try_from(std::process::id()).ok();
+    let table = fs::read_to_string("/proc/locks")?;
+    for pid in holders(&table, inode).filter(|pid| Some(*pid) != own) {
+        let Some(process) = ProcessId::of(pid) else {
+            continue;
+        };
+        tracing::error!(
+            process = process.handle(),
+            "an earlier leader stands still in the middle of an act; it is ended"
+        );
+        process.signal(Signal::KILL);
+    }
+    Ok(())
+}
+
+/// Processes that hold a lock of a whole file, by the file's inode. Who only waits has an arrow.
+fn holders(table: &str, inode: u64) -> impl Iterator<Item = i32> {
+    table.lines().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = fields.as_slice() else {
+            return None;
+        };
+        let theirs: u64 = place.rsplit(':').next()?.parse().ok()?;
+        (theirs == inode).then(|| pid.parse().ok()).flatten()
+    })
+}
+
+fn read(file: &Path) -> io::Result<Epoch> {
+    match fs::read_to_string(file) {
+        Ok(text) => text.trim().parse().map(Epoch).map_err(|_| {
+            // Guessing an epoch could let a stale leader in.
+            io::Error::new(io::ErrorKind::InvalidData, "it does not hold a number")
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Epoch(0)),
+        Err(error) => Err(error),
+    }
+}
+
+fn write(path: &Path, epoch: Epoch) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let fresh = PathBuf::from(name);
+    let mut file = File::create(&fresh)?;
+    writeln!(file, "{epoch}")?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
-        .open(path)?;
+        .open(path)
+}
+
+/// Holds a lock file until dropped; short sections only.
+pub(super) fn lock_file(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
+}
+
+/// Where a test lets this process stand still: between the check and the act.
+#[cfg(not(debug_assertions))]
+fn stop_point(_operation: &str) {}
+
+/// Where a test lets this process stand still: between the check and the act.
+/// `FORESHADOW_STOP_AT=destroy shadow` sends SIGSTOP to itself there.
+#[cfg(debug_assertions)]
+fn stop_point(operation: &str) {
+    if std::env::var("FORESHADOW_STOP_AT").is_ok_and(|wanted| wanted == operation) {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::STOP);
+        // The signal may reach another thread first; this one must not have acted by then.
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_stale_epoch_is_refused_also_by_another_driver_over_the_same_root() {
+    fn ctx(epoch: u64) -> OpContext {
+        OpContext {
+            migration: domain::MigrationId::new("m").unwrap(),
+            op: "m/1".to_owned(),
+            lease: LeaseName(USUAL.to_owned()),
+            epoch: Epoch(epoch),
+            deadline: Duration::from_secs(20),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stale_epoch_is_refused_also_by_another_driver_over_the_same_root() {
         let root = tempfile::tempdir().unwrap();
-        Fence::new(root.path()).admit("fork", Epoch(7)).unwrap();
+        drop(
+            Fence::new(root.path())
+                .enter("fork", &ctx(7))
+                .await
+                .unwrap(),
+        );
         let other = Fence::new(root.path());
-        let error = other.admit("fork", Epoch(6)).unwrap_err();
+        let error = other.enter("fork", &ctx(6)).await.unwrap_err();
         assert_eq!(
             error,
             DriverError::Fenced {
@@ -97,13 +374,62 @@ mod tests {
                 seen: Epoch(7)
             }
         );
-        other.admit("fork", Epoch(7)).unwrap();
+        other.enter("fork", &ctx(7)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn epochs_of_two_leases_say_nothing_to_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        let fence = Fence::new(root.path());
+        let _usual = fence.enter("fork", &ctx(7)).await.unwrap();
+        let shard = OpContext {
+            lease: LeaseName("migrator/1-of-2".to_owned()),
+            ..ctx(2)
+        };
+        let _other = fence.enter("fork", &shard).await.unwrap();
+        let stale = OpContext {
+            epoch: Epoch(1),
+            ..shard
+        };
+        assert!(fence.enter("fork", &stale).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_epoch_file_lets_nobody_in() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("epoch"), "x").unwrap();
+        assert!(
+            Fence::new(root.path())
+                .enter("fork", &ctx(9))
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn who_takes_over_waits_for_what_an_older_epoch_has_begun() {
+        let root = tempfile::tempdir().unwrap();
+        let fence = Fence::new(root.path());
+        let old = fence.enter("fork", &ctx(1)).await.unwrap();
+        let beside = fence.enter("sync", &ctx(1)).await.unwrap();
+        let patient = OpContext {
+            deadline: Duration::from_millis(50),
+            ..ctx(2)
+        };
+        let early = fence.enter("fork", &patient).await.unwrap_err();
+        assert!(early.may_retry(), "{early}");
+        let late = fence.enter("sync", &ctx(1)).await.unwrap_err();
+        assert!(matches!(late, DriverError::Fenced { .. }), "{late}");
+        drop((old, beside));
+        fence.enter("fork", &ctx(2)).await.unwrap();
     }
 
     #[test]
-    fn a_damaged_epoch_file_lets_nobody_in() {
-        let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join("epoch"), "x").unwrap();
-        assert!(Fence::new(root.path()).admit("fork", Epoch(9)).is_err());
+    fn holders_are_those_who_hold_and_not_those_who_wait() {
+        let table = "1: FLOCK  ADVISORY  READ 11 fe:01:77 0 EOF\n\
+                     1: -> FLOCK  ADVISORY  WRITE 12 fe:01:77 0 EOF\n\
+                     2: POSIX  ADVISORY  WRITE 13 fe:01:77 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 14 fe:01:78 0 EOF\n";
+        assert_eq!(holders(table, 77).collect::<Vec<_>>(), [11]);
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use domain::{Endpoint, Host, Instance, Side};
 
 use super::copy::{self, Copied, CopyError, Reading};
+use super::fence::Act;
 use super::manifest::Manifest;
 use super::pause::{Pause, RestEnd};
 use super::record::{ForkNote, Phase, Record};
@@ -33,6 +34,8 @@ struct Round {
     reading: Reading,
     stop: Arc<AtomicBool>,
     tag: TagGuard,
+    /// Who takes over waits for the copy, whoever still waits for its result.
+    _act: Act,
 }
 
 /// What came of it.
@@ -98,8 +101,6 @@ impl ProcessDriver {
         const OPERATION: &str = "prepare shadow";
         let tag = ctx.migration.as_str();
         let _one = self.tags.lock(OPERATION, tag, ctx.deadline).await?;
-        // Waiting for the tag took time: a newer leader may have come and destroyed the shadow.
-        self.fence.admit(OPERATION, ctx.epoch)?;
         let io = |error: io::Error| transient(OPERATION, tag, error);
         if let Some(record) = self.folders.load(tag).map_err(io)? {
             if record.side == Side::Original || record.spec.id != instance.spec.id {
@@ -109,7 +110,7 @@ impl ProcessDriver {
             if record.host.id == target.id {
                 return Ok(record.endpoint());
             }
-            self.cgroups.remove(record.host.id.as_str(), tag);
+            self.remove_groups(tag, Some(record.host.id.as_str())).await;
         }
         let mut record = Record::new(tag, Side::Shadow, &instance.spec, target);
         self.cgroups.prepare(target, tag).map_err(|error| {
@@ -137,6 +138,7 @@ impl ProcessDriver {
         &self,
         ctx: &OpContext,
         instance: &Instance,
+        act: Act,
     ) -> Result<SyncReport, DriverError> {
         const OPERATION: &str = "sync";
         let began = Instant::now();
@@ -157,7 +159,7 @@ impl ProcessDriver {
             instance,
             Reading::TrustStamps,
             &stop.0,
-            guard,
+            (guard, act),
         );
         let done = within(OPERATION, tag, ctx.deadline, run_round(round, tag)).await?;
         Ok(SyncReport {
@@ -175,7 +177,7 @@ impl ProcessDriver {
         instance: &Instance,
         reading: Reading,
         stop: &Arc<AtomicBool>,
-        guard: TagGuard,
+        (guard, act): (TagGuard, Act),
     ) -> Round {
         Round {
             operation,
@@ -185,6 +187,7 @@ impl ProcessDriver {
             reading,
             stop: Arc::clone(stop),
             tag: guard,
+            _act: act,
         }
     }
 
@@ -193,6 +196,7 @@ impl ProcessDriver {
         ctx: &OpContext,
         instance: &Instance,
         target: &Host,
+        act: Act,
     ) -> Result<Forked, DriverError> {
         const OPERATION: &str = "fork";
         let tag = ctx.migration.as_str();
@@ -200,7 +204,7 @@ impl ProcessDriver {
             OPERATION,
             tag,
             ctx.deadline,
-            self.fork_steps(OPERATION, ctx, instance, target),
+            self.fork_steps(OPERATION, ctx, instance, target, act),
         )
         .await
     }
@@ -211,6 +215,7 @@ impl ProcessDriver {
         ctx: &OpContext,
         instance: &Instance,
         target: &Host,
+        act: Act,
     ) -> Result<Forked, DriverError> {
         let tag = ctx.migration.as_str();
         let original_guard = self
@@ -228,10 +233,8 @@ impl ProcessDriver {
         self.kill_marked(tag).await;
 
         let (note, _guard) = self
-            .copy_at_rest(operation, ctx, instance, original_guard, guard)
+            .copy_at_rest(operation, ctx, instance, original_guard, (guard, &act))
             .await?;
-        // The copy took time: a newer leader may have come, and this one must not start anything.
-        self.fence.admit(operation, ctx.epoch)?;
         let io = |error: io::Error| transient(operation, tag, error);
         // From here on the shadow changes its directory: what was copied there is history.
         Manifest::forget(&self.folders.manifest(tag)).map_err(io)?;
@@ -248,7 +251,7 @@ impl ProcessDriver {
         ctx: &OpContext,
         instance: &Instance,
         original_guard: TagGuard,
-        guard: TagGuard,
+        (guard, act): (TagGuard, &Act),
     ) -> Result<(ForkNote, TagGuard), DriverError> {
         let tag = ctx.migration.as_str();
         let original = match self.folders.load(&instance.replica.tag) {
@@ -270,7 +273,7 @@ impl ProcessDriver {
             instance,
             Reading::TrustStamps,
             &stop.0,
-            guard,
+            (guard, act.clone()),
         );
         let warm = run_round(round, tag).await?;
 
@@ -290,7 +293,7 @@ impl ProcessDriver {
             instance,
             Reading::Everything,
             &stop.0,
-            warm.tag,
+            (warm.tag, act.clone()),
         );
         let copied = tokio::select! {
             biased;

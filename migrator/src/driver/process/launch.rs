@@ -87,6 +87,8 @@ impl ProcessDriver {
             .tags
             .lock(OPERATION, tag, self.config.health_deadline)
             .await?;
+        let limit = self.config.health_deadline * 4;
+        let _of_all_processes = self.fence.start_alone(OPERATION, limit).await?;
         // It may run already, also under the tag of the migration that brought it here.
         let moved = |record: &&Record| record.side == Side::Shadow && record.spec.id == spec.id;
         let all = self.folders.all();

@@ -1,12 +1,15 @@
-//! The state of one resource type on one stream: what it is asked ([`intake`]), and what it says.
+//! The state of one resource type on one stream: what it is asked ([`intake`]), what the client
+//! has ([`ledger`]), and what it is told next.
 
 mod intake;
+mod ledger;
 mod view;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-pub use intake::{LimitExceeded, MAX_NAMES};
+pub use intake::{LimitExceeded, MAX_NAME, MAX_NAMES};
+use ledger::{Entry, Ledger, Names, Told, UNTOLD};
 pub(super) use view::View;
 
 use super::message::{Protocol, Response};
@@ -15,32 +18,10 @@ use crate::resources::{Resource, ResourceType, Version};
 /// Most responses of a type that wait for their acknowledgement.
 const MAX_IN_FLIGHT: usize = 4;
 
-/// What a client has been told about a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// Nothing that counts: it must be told.
-    Nothing,
-    /// That it does not exist.
-    Absent,
-    /// This version.
-    Version(Version),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    told: Told,
-    acknowledged: Option<Version>,
-}
-
-const UNTOLD: Entry = Entry {
-    told: Told::Nothing,
-    acknowledged: None,
-};
-
 /// A response that waits for its acknowledgement.
 #[derive(Debug)]
 struct InFlight {
-    nonce: String,
+    nonce: u64,
     items: Vec<(Arc<str>, Option<Version>)>,
     generation: u64,
 }
@@ -52,8 +33,8 @@ pub(super) struct KindState {
     wildcard: bool,
     /// Whether names have ever been given: an empty list then means none, not all.
     explicit: bool,
-    names: HashSet<Arc<str>>,
-    entries: HashMap<Arc<str>, Entry>,
+    names: Names,
+    ledger: Ledger,
     /// Names that may have to be told about.
     dirty: BTreeSet<Arc<str>>,
     in_flight: VecDeque<InFlight>,
@@ -71,8 +52,8 @@ impl KindState {
             active: false,
             wildcard: false,
             explicit: false,
-            names: HashSet::new(),
-            entries: HashMap::new(),
+            names: Names::default(),
+            ledger: Ledger::default(),
             dirty: BTreeSet::new(),
             in_flight: VecDeque::new(),
             refused: HashMap::new(),
@@ -90,6 +71,11 @@ impl KindState {
         self.wildcard
     }
 
+    /// Whether everything that was sent has been answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     pub(super) const fn generation(&self) -> u64 {
         self.generation
     }
@@ -98,11 +84,20 @@ impl KindState {
         self.wildcard || self.names.contains(name)
     }
 
+    /// Names that the client has asked for one by one.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter()
+    }
+
+    fn entry(&self, name: &str) -> Option<Entry> {
+        self.ledger.get(name).filter(|_| self.follows(name))
+    }
+
     /// The version that the client has acknowledged, if it has not been told anything else since:
     /// what is on the way may be older than what is published, even if the two versions around it
     /// are the same.
     pub(super) fn acknowledged(&self, name: &str) -> Option<Version> {
-        let entry = self.entries.get(name)?;
+        let entry = self.entry(name)?;
         entry
             .acknowledged
             .filter(|&version| entry.told == Told::Version(version))
@@ -110,9 +105,17 @@ impl KindState {
 
     /// Whether the client may have the resource in any version.
     pub(super) fn may_have(&self, name: &str) -> bool {
-        self.entries.get(name).is_some_and(|entry| {
+        self.entry(name).is_some_and(|entry| {
             entry.acknowledged.is_some() || matches!(entry.told, Told::Version(_))
         })
+    }
+
+    /// The version that the client was told last, if it was told one.
+    pub(super) fn told(&self, name: &str) -> Option<Version> {
+        match self.entry(name)?.told {
+            Told::Version(version) => Some(version),
+            Told::Nothing | Told::Absent => None,
+        }
     }
 
     pub(super) fn refusal(&self, name: &str, version: Version) -> Option<&str> {
@@ -128,18 +131,26 @@ impl KindState {
         self.last_refusal.as_deref()
     }
 
-    pub(super) fn changed(&mut self, name: &Arc<str>) {
-        if self.follows(name) {
+    /// Notes a refusal from an earlier stream of the same client.
+    pub(super) fn recall(&mut self, name: Arc<str>, version: Version, reason: Arc<str>) {
+        self.refused.insert((name, version), reason);
+    }
+
+    /// Whether the client wants to know.
+    pub(super) fn changed(&mut self, name: &Arc<str>) -> bool {
+        let follows = self.follows(name);
+        if follows {
             self.dirty.insert(Arc::clone(name));
         }
+        follows
     }
 
     /// Has the resource told again even if it did not change, if the client follows it already.
     pub(super) fn force(&mut self, name: &Arc<str>) {
-        if let Some(entry) = self.entries.get_mut(name)
+        if let Some(entry) = self.entry(name)
             && matches!(entry.told, Told::Version(_))
         {
-            entry.told = Told::Nothing;
+            self.ledger.entry(name).told = Told::Nothing;
             self.dirty.insert(Arc::clone(name));
         }
     }
@@ -162,6 +173,30 @@ impl KindState {
         Some(self.send(resources, removed, nonce, view))
     }
 
+    /// A response that says no more than that what the client has lives on. Only while nothing
+    /// else is under way.
+    pub(super) fn heartbeat(&mut self, view: View<'_>, nonce: u64) -> Option<Response> {
+        if !self.active || !self.in_flight.is_empty() || !self.dirty.is_empty() {
+            return None;
+        }
+        let names = if self.wildcard {
+            view.names(self.kind)
+        } else {
+            self.names.iter().cloned().collect()
+        };
+        let alive = names.iter().filter_map(|name| {
+            let resource = view.get(self.kind, name)?;
+            (self.acknowledged(name) == Some(resource.version)).then(|| Arc::clone(resource))
+        });
+        let alive: Vec<_> = alive.collect();
+        if alive.is_empty() {
+            return None;
+        }
+        let mut response = self.send(alive, Vec::new(), nonce, view);
+        response.is_heartbeat = true;
+        Some(response)
+    }
+
     /// What differs from what the client has been told.
     fn delta_content(&mut self, view: View<'_>, keep: bool) -> Option<Content> {
         if self.in_flight.len() >= MAX_IN_FLIGHT {
@@ -173,7 +208,8 @@ impl KindState {
             if !self.follows(&name) {
                 continue;
             }
-            let entry = self.entries.get(&name).copied().unwrap_or(UNTOLD);
+            let known = self.ledger.get(&name);
+            let entry = known.unwrap_or(UNTOLD);
             let wait = match (view.get(self.kind, &name), entry.told) {
                 (Some(resource), Told::Version(told)) if resource.version == told => {
                     self.note_current(&entry, resource.version, view);
@@ -189,6 +225,8 @@ impl KindState {
                     false
                 }
                 (None, Told::Version(_)) if !self.kind.is_root() => false,
+                // It never heard of it, and did not ask for it by name.
+                (None, Told::Nothing) if known.is_none() && !self.names.contains(&name) => false,
                 (None, _) if keep => true,
                 (None, _) => {
                     removed.push(Arc::clone(&name));
@@ -206,7 +244,7 @@ impl KindState {
     /// A client that came back may have the newest routes already.
     fn note_current(&mut self, entry: &Entry, version: Version, view: View<'_>) {
         if self.kind == ResourceType::Route && entry.acknowledged == Some(version) {
-            self.generation = self.generation.max(view.published.generation);
+            self.generation = self.generation.max(view.generation());
         }
     }
 
@@ -220,10 +258,7 @@ impl KindState {
             return None;
         }
         let differs = self.dirty.iter().any(|name| {
-            let told = self
-                .entries
-                .get(name)
-                .map_or(Told::Nothing, |entry| entry.told);
+            let told = self.entry(name).map_or(Told::Nothing, |entry| entry.told);
             match view.get(self.kind, name) {
                 Some(resource) => told != Told::Version(resource.version),
                 None => matches!(told, Told::Version(_)) && self.kind.is_root(),
@@ -233,6 +268,22 @@ impl KindState {
             self.dirty.clear();
             return None;
         }
+        let resources = self.world(view);
+        if resources.iter().any(|resource| self.is_refused(resource)) {
+            // Nothing can be said without it: what a response leaves out counts as gone.
+            return None;
+        }
+        self.dirty.clear();
+        let gone = self
+            .ledger
+            .names()
+            .filter(|name| self.follows(name) && view.get(self.kind, name).is_none());
+        let removed = gone.cloned().collect();
+        Some((resources, removed))
+    }
+
+    /// All that the client wants and that there is.
+    fn world(&self, view: View<'_>) -> Vec<Arc<Resource>> {
         let mut names = if self.wildcard {
             view.names(self.kind)
         } else {
@@ -241,21 +292,10 @@ impl KindState {
         names.extend(self.names.iter().cloned());
         names.sort_unstable();
         names.dedup();
-        let resources: Vec<Arc<Resource>> = names
+        names
             .iter()
             .filter_map(|name| view.get(self.kind, name).cloned())
-            .collect();
-        if resources.iter().any(|resource| self.is_refused(resource)) {
-            // Nothing can be said without it: what a response leaves out counts as gone.
-            return None;
-        }
-        self.dirty.clear();
-        let gone = self
-            .entries
-            .keys()
-            .filter(|name| view.get(self.kind, name).is_none());
-        let removed = gone.cloned().collect();
-        Some((resources, removed))
+            .collect()
     }
 
     fn send(
@@ -267,34 +307,32 @@ impl KindState {
     ) -> Response {
         let mut items = Vec::with_capacity(resources.len() + removed.len());
         for resource in &resources {
-            let entry = self
-                .entries
-                .entry(Arc::clone(&resource.name))
-                .or_insert(UNTOLD);
-            entry.told = Told::Version(resource.version);
+            self.ledger.entry(&resource.name).told = Told::Version(resource.version);
             items.push((Arc::clone(&resource.name), Some(resource.version)));
         }
         for name in &removed {
-            let entry = self.entries.entry(Arc::clone(name)).or_insert(UNTOLD);
-            entry.told = Told::Absent;
+            self.ledger.entry(name).told = Told::Absent;
             items.push((Arc::clone(name), None));
         }
-        let nonce = nonce.to_string();
-        let generation = view.published.generation;
         self.in_flight.push_back(InFlight {
-            nonce: nonce.clone(),
+            nonce,
             items,
-            generation,
+            generation: view.generation(),
         });
-        let version = Version::of_all(resources.iter().map(|r| (&*r.name, r.version)));
         Response {
             kind: self.kind,
-            nonce,
-            version,
+            nonce: nonce.to_string(),
+            version: version_of(&resources),
             resources,
             removed,
+            ttl: None,
+            is_heartbeat: false,
         }
     }
+}
+
+fn version_of(resources: &[Arc<Resource>]) -> Version {
+    Version::of_all(resources.iter().map(|r| (&*r.name, r.version)))
 }
 
 type Content = (Vec<Arc<Resource>>, Vec<Arc<str>>);

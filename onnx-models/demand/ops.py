@@ -24,6 +24,12 @@ class Jax:
         return 1.0 - jnp.isnan(x).astype(jnp.float32), jnp.where(jnp.isnan(x), 0.0, x)
 
     @staticmethod
+    def dropped(x, share, key):
+        """A share of the units set to 0, the others raised to make up for it."""
+        kept = jax.random.bernoulli(key, 1 - share, x.shape)
+        return jnp.where(kept, x / (1 - share), 0.0)
+
+    @staticmethod
     def cut(x, start, stop, axis=1):
         return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 

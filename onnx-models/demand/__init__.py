@@ -1,0 +1,1 @@
+"""The demand model: features, network, training, evaluation, export."""
