@@ -27,7 +27,6 @@ mod orders;
 pub mod pairs;
 pub mod place;
 pub mod plan;
-pub mod plan;
 pub mod pool;
 pub mod recovery;
 pub mod room;
