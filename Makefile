@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds bench-forecast
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds bench-forecast
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -52,6 +52,19 @@ sim-long: ## the same in 20 000 worlds
 bench-judge: ## the judge beside its peers' rules on simulated traffic; RAMPS=10000, HTML=page.html
 	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-migrator --example judge -- \
 		--ramps $(or $(RAMPS),200) --peers $(or $(PEERS),100) $(if $(HTML),--html $(HTML)) $(ARGS)
+
+# DATA: a folder with planetlab_cpu.parquet and the Bitbrains trace; without it only the planner is
+# measured. TRACES: which of the exported ones; the days that were not used for tuning.
+DATA ?= ../shared/data
+TRACES ?= planetlab-20110325 planetlab-20110409 planetlab-20110411 planetlab-20110420
+bench-decide: build ## the planner's time and gap, and policies side by side on traces that are held out
+	$(CARGO) run $(CARGO_FLAGS) --quiet --profile model -p foreshadow-migrator --example decide
+	@if [ -d $(DATA) ]; then \
+		.venv/bin/python deploy/export-traces $(DATA) $(TARGET_DIR)/traces && \
+		$(FORESHADOW) simulate --promises \
+			--cache $(TARGET_DIR)/forecasts --report $(TARGET_DIR)/policies.html \
+			--trace $(TRACES:%=$(TARGET_DIR)/traces/%.csv) $(ARGS); \
+	else echo "no traces in $(DATA): policies are not compared"; fi
 
 bench-pairs: ## how many copied requests show that a shadow is not like its original
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example pairs

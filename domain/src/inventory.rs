@@ -166,6 +166,31 @@ pub struct InstanceSpec {
     /// Whether it may be moved at all.
     #[serde(default = "default_true")]
     pub movable: bool,
+    /// Where it may be, and with whom.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+/// Where an instance may be placed. Each part is a filter of its own; a host that fails one is
+/// named with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Labels a host must have: CPU model, driver features, zone.
+    pub require: BTreeMap<String, String>,
+    /// Labels a host must not have.
+    pub avoid: BTreeMap<String, String>,
+    /// Instances that must be on the same host.
+    pub affinity: Vec<InstanceId>,
+    /// Host label whose values are failure domains: at most `spread_most` instances of the service
+    /// per value.
+    pub spread_label: Option<String>,
+    /// See `spread_label`; 0 means no more than there are now in the fullest domain.
+    pub spread_most: u32,
+    /// Instances it calls: it goes to the failure domain in which most of them are, other things
+    /// equal.
+    pub calls: Vec<InstanceId>,
 }
 
 fn default_health_path() -> String {

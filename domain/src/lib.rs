@@ -25,11 +25,11 @@ pub use forecast::{Forecast, HorizonForecast, ModelRef, Reading, Readings};
 pub use ids::{HolderId, HostId, IdError, InstanceId, MigrationId, NodeId, PlanId, ServiceId};
 pub use inventory::{
     Capacity, ConsistencyClass, Endpoint, Hooks, Host, Instance, InstanceSpec, InstanceState,
-    Isolation, Priority, Replica, Reservation, Service,
+    Isolation, Placement, Priority, Replica, Reservation, Service,
 };
 pub use migration::{Effect, EffectKind, Event, Illegal, Migration, Outcome, Phase, step};
 pub use pairs::Pairs;
-pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
+pub use plan::{Alternative, Contention, Decision, Expected, Filter, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
 pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
 pub use routing::{

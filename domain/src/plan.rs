@@ -56,6 +56,71 @@ pub struct Alternative {
     pub score: Option<f64>,
     /// Why it was not taken.
     pub reason: String,
+    /// The filter that left it out, if one did.
+    #[serde(default)]
+    pub filter: Option<Filter>,
+}
+
+/// What keeps an instance where it is, or out of a host. One name per rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// The instance is marked as not movable.
+    Fixed,
+    /// The driver cannot do what its consistency class needs.
+    Class,
+    /// It is being moved.
+    Moving,
+    /// It has just moved.
+    CoolDown,
+    /// Its migration was just rolled back.
+    Resting,
+    /// It is recorded more than once, or on a host that is unknown.
+    Unclear,
+    /// The host takes nothing new.
+    Isolated,
+    /// The host's capacity is zero, negative or no number.
+    Capacity,
+    /// Another instance must not be on the same host.
+    AntiAffinity,
+    /// Another instance must be on the same host.
+    Affinity,
+    /// The host lacks a label or capability, or has one it must not have.
+    Labels,
+    /// Its failure domain holds enough of the service already.
+    Spread,
+    /// As many migrations as allowed go to or from the host.
+    InFlight,
+    /// It has left the host not long ago.
+    NoReturn,
+    /// The memory does not suffice.
+    Memory,
+    /// The host would be in contention itself.
+    HeadRoom,
+}
+
+impl Filter {
+    /// The name used in explanations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Class => "class",
+            Self::Moving => "moving",
+            Self::CoolDown => "cool-down",
+            Self::Resting => "resting",
+            Self::Unclear => "unclear",
+            Self::Isolated => "isolated",
+            Self::Capacity => "capacity",
+            Self::AntiAffinity => "anti-affinity",
+            Self::Affinity => "affinity",
+            Self::Labels => "labels",
+            Self::Spread => "spread",
+            Self::InFlight => "in-flight",
+            Self::NoReturn => "no-return",
+            Self::Memory => "memory",
+            Self::HeadRoom => "head-room",
+        }
+    }
 }
 
 /// One instance to one host.
@@ -75,6 +140,25 @@ pub struct Move {
     pub score: f64,
     /// The parts of the score and the reasons, in words.
     pub reasons: Vec<String>,
+    /// What it is expected to bring, and to cost.
+    #[serde(default)]
+    pub expected: Expected,
+}
+
+/// Benefit and cost of a move, as shares of the window: 0.1 is a tenth of the window spent in
+/// contention.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Expected {
+    /// Contention spared, as expected.
+    pub benefit: f64,
+    /// Its 10 % quantile.
+    pub benefit_low: f64,
+    /// Cost, as expected.
+    pub cost: f64,
+    /// Its 90 % quantile.
+    pub cost_high: f64,
+    /// Length of the window, in milliseconds.
+    pub window_ms: u64,
 }
 
 /// What was decided at one look at the world, "nothing" included.

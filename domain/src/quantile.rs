@@ -7,6 +7,29 @@ pub const QUANTILE_LEVELS: [f64; 13] = [
     0.01, 0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975, 0.99,
 ];
 
+/// Probability that lies nearest to each level.
+const SHARES: [f64; 13] = shares();
+
+const fn shares() -> [f64; 13] {
+    let mut shares = [0.0; 13];
+    let mut index = 0;
+    while index < 13 {
+        let from = if index == 0 {
+            0.0
+        } else {
+            f64::midpoint(QUANTILE_LEVELS[index - 1], QUANTILE_LEVELS[index])
+        };
+        let to = if index == 12 {
+            1.0
+        } else {
+            f64::midpoint(QUANTILE_LEVELS[index], QUANTILE_LEVELS[index + 1])
+        };
+        shares[index] = to - from;
+        index += 1;
+    }
+    shares
+}
+
 /// A distribution by its values at [`QUANTILE_LEVELS`]. The values are finite, not negative, and
 /// never fall from one level to the next.
 ///
@@ -129,31 +152,19 @@ impl QuantileCurve {
 
     /// Mean of the curve, each value weighted by the probability that lies nearest to its level.
     pub fn mean(&self) -> f64 {
-        self.weighted(|value| value)
+        self.moments().0
     }
 
     /// Variance of the curve, in the same approximation as [`QuantileCurve::mean`].
     pub fn variance(&self) -> f64 {
-        let mean = self.mean();
-        self.weighted(|value| (value - mean) * (value - mean))
+        self.moments().1
     }
 
-    fn weighted(&self, f: impl Fn(f64) -> f64) -> f64 {
-        let mut sum = 0.0;
-        for (index, &value) in self.0.iter().enumerate() {
-            let from = if index == 0 {
-                0.0
-            } else {
-                f64::midpoint(QUANTILE_LEVELS[index - 1], QUANTILE_LEVELS[index])
-            };
-            let to = if index == 12 {
-                1.0
-            } else {
-                f64::midpoint(QUANTILE_LEVELS[index], QUANTILE_LEVELS[index + 1])
-            };
-            sum += (to - from) * f(value);
-        }
-        sum
+    /// Mean and variance.
+    pub fn moments(&self) -> (f64, f64) {
+        let mean: f64 = self.0.iter().zip(SHARES).map(|(v, share)| share * v).sum();
+        let square = |(value, share): (&f64, f64)| share * (value - mean) * (value - mean);
+        (mean, self.0.iter().zip(SHARES).map(square).sum())
     }
 
     /// The curve with every value multiplied by a factor of at least 0.

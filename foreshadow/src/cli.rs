@@ -8,6 +8,7 @@ use domain::{HostId, InstanceId, MigrationId, NodeId, Policy};
 
 use crate::announce::AnnounceOptions;
 use crate::forecasting::{BacktestOptions, ForecastOptions, ModelsOptions};
+use crate::simulate::SimulateOptions;
 use crate::workload::WorkloadOptions;
 
 /// Moves instances before contention hurts them.
@@ -33,8 +34,16 @@ pub enum Command {
     Proxy(ProxyOptions),
     /// Show what a running control plane sees and does.
     Status(ClientOptions),
-    /// Show the latest decision, the one that would be carried out now.
-    Plan(ClientOptions),
+    /// Show the latest decision; with --dry-run what would be decided now.
+    Plan(PlanOptions),
+    /// Decide again from the evidence that was kept, and compare.
+    ReplayPlan(ReplayPlanOptions),
+    /// Keep new instances off a host.
+    Isolate(IsolateOptions),
+    /// Take a claim on a host back; it takes instances again when the last is gone.
+    DeIsolate(ReleaseOptions),
+    /// Keep new instances off a host and move those on it away; `de-isolate` stops that.
+    Evacuate(IsolateOptions),
     /// Show why a migration was made and what happened in it.
     Explain(ExplainOptions),
     /// Move an instance to another host now.
@@ -69,6 +78,8 @@ pub enum Command {
     Models(ModelsOptions),
     /// Announce load that is known to come: scheduled jobs, events, expected users.
     Announce(AnnounceOptions),
+    /// Play traces against the planner and the rules of its peers, in virtual time.
+    Simulate(SimulateOptions),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).
@@ -196,6 +207,60 @@ pub struct ClientOptions {
     /// How it is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
+}
+
+/// Options of `plan`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PlanOptions {
+    /// Decide in the world as it is now, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `replay-plan`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReplayPlanOptions {
+    /// The plan; the latest decision if left out.
+    #[arg(default_value = "latest")]
+    pub plan: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `isolate` and `evacuate`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IsolateOptions {
+    /// The host.
+    pub host: HostId,
+    /// Who wants it.
+    #[arg(long, default_value = "operator")]
+    pub owner: String,
+    /// Why.
+    #[arg(long)]
+    pub reason: String,
+    /// After how many seconds an alarm is due.
+    #[arg(long)]
+    pub lease_s: Option<u64>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
+}
+
+/// Options of `de-isolate`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReleaseOptions {
+    /// The host.
+    pub host: HostId,
+    /// Whose claim it is.
+    #[arg(long, default_value = "operator")]
+    pub owner: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub client: ClientOptions,
 }
 
 /// Options of `explain`.

@@ -10,9 +10,14 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::cli::{ClientOptions, ExplainOptions, MigrationOptions, MoveOptions, Output};
+use migrator::explain::Evidence;
+
+use crate::cli::{
+    ClientOptions, ExplainOptions, IsolateOptions, MigrationOptions, MoveOptions, Output,
+    PlanOptions, ReleaseOptions, ReplayPlanOptions,
+};
 use crate::error::Failure;
-use crate::http::{Begun, Order};
+use crate::http::{Begun, Isolate, Isolated, Order, Release};
 use crate::status::{MigrationStatus, Status};
 
 /// Largest answer that is read.
@@ -152,13 +157,81 @@ fn line(status: &MigrationStatus) -> String {
 ///
 /// # Errors
 /// As [`get`].
-pub async fn plan(options: ClientOptions) -> Result<ExitCode, Failure> {
-    let status = ask(&options).await?;
-    print(options.output, &status.decision, || {
-        match &status.decision {
-            None => "no decision yet".to_owned(),
-            Some(decision) => describe(decision),
-        }
+pub async fn plan(options: PlanOptions) -> Result<ExitCode, Failure> {
+    let client = options.client;
+    let decision = if options.dry_run {
+        let body = get(client.server, "/api/plan").await?;
+        Some(serde_json::from_slice(&body).map_err(Failure::failed("read the plan"))?)
+    } else {
+        ask(&client).await?.decision
+    };
+    print(client.output, &decision, || match &decision {
+        None => "no decision yet".to_owned(),
+        Some(decision) => describe(decision),
+    })
+}
+
+/// `foreshadow replay-plan`.
+///
+/// # Errors
+/// As [`get`]; [`Failure::Failed`] when the answer is another one.
+pub async fn replay_plan(options: ReplayPlanOptions) -> Result<ExitCode, Failure> {
+    let path = format!("/api/evidence/{}", options.plan);
+    let body = get(options.client.server, &path).await?;
+    // JSON is YAML, and this reader keeps every digit of a number; the usual one of JSON does not.
+    let evidence: Evidence = serde_saphyr::from_str(&String::from_utf8_lossy(&body))
+        .map_err(Failure::failed("read the evidence"))?;
+    let again = evidence.replay();
+    if again != evidence.decision {
+        return Err(Failure::Failed(format!(
+            "decided again it is another: then {:?}, now {:?}",
+            evidence.decision.summary, again.summary
+        )));
+    }
+    print(options.client.output, &again, || {
+        format!("identical\n{}", describe(&again))
+    })
+}
+
+/// `foreshadow isolate` and `evacuate`.
+///
+/// # Errors
+/// As [`get`]; the server's words when that is not possible.
+pub async fn isolate(options: IsolateOptions, drain: bool) -> Result<ExitCode, Failure> {
+    let asked = Isolate {
+        owner: options.owner,
+        reason: options.reason,
+        lease_s: options.lease_s,
+        drain,
+    };
+    let body = serde_json::to_vec(&asked).map_err(Failure::failed("write the order"))?;
+    let path = format!("/api/hosts/{}/isolate", options.host);
+    isolated(&options.client, &path, body).await
+}
+
+/// `foreshadow de-isolate`.
+///
+/// # Errors
+/// As [`isolate`].
+pub async fn release(options: ReleaseOptions) -> Result<ExitCode, Failure> {
+    let asked = Release {
+        owner: options.owner,
+    };
+    let body = serde_json::to_vec(&asked).map_err(Failure::failed("write the order"))?;
+    let path = format!("/api/hosts/{}/release", options.host);
+    isolated(&options.client, &path, body).await
+}
+
+async fn isolated(client: &ClientOptions, path: &str, body: Vec<u8>) -> Result<ExitCode, Failure> {
+    let answer = post(client.server, path, body.into()).await?;
+    let now: Isolated = serde_json::from_slice(&answer).map_err(Failure::failed("read JSON"))?;
+    print(client.output, &now, || {
+        let word = if now.isolated {
+            "takes no new instances"
+        } else {
+            "takes instances again"
+        };
+        format!("host {} {word}", now.host)
     })
 }
 

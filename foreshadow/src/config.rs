@@ -42,6 +42,9 @@ pub struct Config {
     /// encrypted or authenticated yet.
     #[serde(default)]
     pub insecure_remote: bool,
+    /// Addresses (`http://…`) to which plans, assignments and isolation are posted as JSON.
+    #[serde(default)]
+    pub webhooks: Vec<String>,
     /// The hosts.
     pub hosts: Vec<Host>,
     /// The services.
@@ -157,6 +160,15 @@ impl Config {
                          127.0.0.1, or set insecure_remote: true"
                     ),
                 ));
+            }
+        }
+        for (index, address) in self.webhooks.iter().enumerate() {
+            let known: Result<hyper::Uri, _> = address.parse();
+            if !known.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some()) {
+                let reason = format!(
+                    "webhooks: {address:?} is no address; allowed is http://host:port/path"
+                );
+                return Err(Mistake::new(["webhooks".into(), index.into()], reason));
             }
         }
         for (field, value, allowed) in [

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::Failure;
 use crate::http::{self, Api};
 use crate::storage::{self, Opened, StoreChoice};
+use crate::webhooks;
 
 /// Demand known from before: instance, and one value per step, newest last.
 pub type Known = Vec<(domain::InstanceId, Vec<Option<f64>>)>;
@@ -101,6 +102,8 @@ impl ControlPlane {
             migrator: Arc::clone(&migrator),
         };
         let page = http::serve(api, config.page, cancel.clone()).await?;
+        let (listeners, ends) = (config.webhooks.clone(), cancel.clone());
+        tokio::spawn(webhooks::follow(Arc::clone(&store), listeners, ends));
         Ok(Self {
             xds: server.local_addr(),
             store,

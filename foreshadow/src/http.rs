@@ -5,14 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use domain::{HostId, InstanceId, MigrationId};
+use migrator::events;
 use migrator::gc::Mode;
+use migrator::pool::isolation::{self, ChangeError, Claim, ClaimError, Claims};
 use migrator::saga::ramp::{self, SteerError, Word};
+use migrator::world::World;
 use migrator::{Answer, Migrator, OrderError, Settings};
 use serde::{Deserialize, Serialize};
 use store::{Clock, Key, Kind, SharedStore};
@@ -63,6 +67,11 @@ pub async fn serve(
         .route("/api/gc", post(collect))
         .route("/api/status", get(get_status))
         .route("/api/moves", post(order))
+        .route("/api/plan", get(dry_run))
+        .route("/api/signals", get(signals))
+        .route("/api/evidence/{id}", get(evidence))
+        .route("/api/hosts/{id}/isolate", post(isolate))
+        .route("/api/hosts/{id}/release", post(release))
         .route("/api/migrations/{id}/log", get(get_log))
         .route("/api/migrations/{id}/abort", post(abort))
         .route("/api/migrations/{id}/retry", post(retry))
@@ -161,6 +170,154 @@ async fn get_log(State(api): State<Api>, Path(id): Path<String>) -> Response {
             Json(lines).into_response()
         }
         Err(error) => unavailable(&error),
+    }
+}
+
+/// What would be decided now; nothing of it is done.
+async fn dry_run(State(api): State<Api>) -> Response {
+    match World::read(&*api.store, api.clock.now()).await {
+        Ok(world) => Json(api.migrator.dry_run(&world, &api.settings)).into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// Which signals are asked for.
+#[derive(Debug, Deserialize)]
+struct From {
+    /// Number of the first.
+    #[serde(default)]
+    from: u64,
+}
+
+/// Plans, assignments and isolation as they were signalled, with their numbers.
+async fn signals(State(api): State<Api>, Query(asked): Query<From>) -> Response {
+    match api
+        .store
+        .read_log(&events::log_name(), asked.from, 1_000)
+        .await
+    {
+        Ok(entries) => {
+            let lines: Vec<serde_json::Value> = entries
+                .iter()
+                .filter_map(|entry| {
+                    let signal: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
+                    Some(serde_json::json!({"number": entry.sequence, "signal": signal}))
+                })
+                .collect();
+            Json(lines).into_response()
+        }
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// What a decision was made from: of a plan, or the latest.
+async fn evidence(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    match api.store.get(&Key::new(Kind::Evidence, id.as_str())).await {
+        // As it is stored: read and written again, a number could lose its last digit.
+        Ok(Some(record)) => {
+            let json = [(CONTENT_TYPE, "application/json")];
+            (json, record.value).into_response()
+        }
+        Ok(None) => (
+            StatusCode::NOT_FOUND,
+            format!("no evidence of {id} is kept"),
+        )
+            .into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+/// Who isolates a host, and why.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isolate {
+    /// Who.
+    pub owner: String,
+    /// Why.
+    pub reason: String,
+    /// After how many seconds an alarm is due; never if left out.
+    #[serde(default)]
+    pub lease_s: Option<u64>,
+    /// Whether the host is to be emptied.
+    #[serde(default)]
+    pub drain: bool,
+}
+
+/// Who gives a host back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// Who.
+    pub owner: String,
+}
+
+/// The host after a change of its isolation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Isolated {
+    /// The host.
+    pub host: HostId,
+    /// Whether it takes no new instances.
+    pub isolated: bool,
+}
+
+async fn isolate(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    asked: Result<Json<Isolate>, JsonRejection>,
+) -> Response {
+    let Json(asked) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
+    };
+    let since = api.clock.now();
+    let claim = Claim {
+        reason: asked.reason,
+        since,
+        until: asked.lease_s.map(|s| since.plus(s.saturating_mul(1_000))),
+        drain: asked.drain,
+    };
+    changed(&api, id, &asked.owner, |claims| {
+        claims.claim(&asked.owner, claim.clone())?;
+        Ok(true)
+    })
+    .await
+}
+
+async fn release(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    asked: Result<Json<Release>, JsonRejection>,
+) -> Response {
+    let Json(asked) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
+    };
+    let owner = asked.owner.as_str();
+    changed(&api, id, owner, |claims| {
+        claims.release(owner).map(|free| !free)
+    })
+    .await
+}
+
+async fn changed(
+    api: &Api,
+    id: String,
+    owner: &str,
+    deed: impl Fn(&mut Claims) -> Result<bool, ClaimError>,
+) -> Response {
+    let host = match HostId::new(id) {
+        Ok(host) => host,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
+    match isolation::change(&*api.store, &host, owner, deed).await {
+        Ok(isolated) => Json(Isolated { host, isolated }).into_response(),
+        Err(error @ ChangeError::Unknown(_)) => {
+            (StatusCode::NOT_FOUND, error.to_string()).into_response()
+        }
+        Err(error @ ChangeError::Claim(_)) => {
+            (StatusCode::CONFLICT, error.to_string()).into_response()
+        }
+        Err(error @ ChangeError::Store(_)) => unavailable(&error),
     }
 }
 

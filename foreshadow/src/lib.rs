@@ -14,8 +14,10 @@ pub mod http;
 mod lines;
 pub mod load;
 pub mod ramp;
+pub mod simulate;
 pub mod status;
 pub mod storage;
+pub mod webhooks;
 pub mod workload;
 
 use std::process::ExitCode;
@@ -44,6 +46,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Status(options) => block_on(client::status(options)),
         Command::Plan(options) => block_on(client::plan(options)),
+        Command::ReplayPlan(options) => block_on(client::replay_plan(options)),
+        Command::Isolate(options) => block_on(client::isolate(options, false)),
+        Command::Evacuate(options) => block_on(client::isolate(options, true)),
+        Command::DeIsolate(options) => block_on(client::release(options)),
         Command::Explain(options) => block_on(client::explain(options)),
         Command::Move(options) => block_on(client::order(options)),
         Command::Abort(options) => block_on(client::tell(options, "abort")),
@@ -56,6 +62,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Promote(options) => block_on(ramp::tell(options, Word::Promote)),
         Command::Replay(options) => block_on(ramp::replay(options)),
         Command::SimulateRamp(options) => ramp::simulate(&options),
+        Command::Simulate(options) => {
+            log("error");
+            simulate::run(&options)
+        }
         Command::Gc(options) => block_on(gc::run(options)),
         Command::Forecast(options) => forecasting::forecast(&options),
         Command::Backtest(options) => forecasting::backtest(&options),

@@ -1,54 +1,52 @@
 //! Contention, seen or predicted.
 //!
 //! A host is in contention when P(Σ demand > limit × capacity) exceeds the accepted risk at some
-//! time in [lead, lead + window], in k of the last n looks. The sum's distribution comes from the
-//! forecasts' moments: means and variances add (independent residuals), which is far less
-//! pessimistic than adding upper quantiles; the normal approximation is fair for a sum.
+//! time in [lead, lead + window], in k of the last n looks, for any resource it has a limit for.
+//! The lead is the 95 % quantile of how long migrations take here, once enough were measured. The
+//! probability is that of [`crate::belief`]: means and variances add, with what the instances have
+//! in common, and the tail is the one that was observed. The fuller the fleet, the more risk is
+//! accepted: where there is no room, moving only spreads the trouble.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use domain::{Contention, HostId, InstanceId, Policy, Resource, Timestamp};
+use serde::{Deserialize, Serialize};
 
+use crate::belief::Belief;
+use crate::ledger::Ledger;
+use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::world::World;
 
-/// What earlier looks found: the last n per host and resource.
-#[derive(Debug, Clone, Default)]
+/// What is kept from look to look.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Memory {
-    looks: BTreeMap<(HostId, Resource), VecDeque<bool>>,
+    looks: BTreeMap<HostId, BTreeMap<Resource, VecDeque<bool>>>,
+    /// What past forecasts have taught.
+    pub belief: Belief,
+    /// What past moves have brought.
+    pub ledger: Ledger,
 }
 
-/// Resources that a driver measures today.
-const WATCHED: [Resource; 2] = [Resource::Cpu, Resource::Memory];
-
-/// Number of points at which the window is looked at.
-const POINTS: u64 = 12;
+/// Number of points at which [`host_demand`] is usually asked.
+const SHOWN: u64 = 12;
 
 /// Probability that a normal variable exceeds `limit`.
-///
-/// The error function is approximated by Abramowitz & Stegun, Handbook of Mathematical Functions,
-/// 7.1.26 (absolute error below 1.5e-7).
 pub fn exceedance(mean: f64, variance: f64, limit: f64) -> f64 {
     if variance <= f64::EPSILON {
         return if mean > limit { 1.0 } else { 0.0 };
     }
-    let z = (limit - mean) / (2.0 * variance).sqrt();
-    let t = 1.0 / (1.0 + 0.327_591_1 * z.abs());
-    let series = t
-        * (0.254_829_592
-            + t * (-0.284_496_736
-                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
-    let tail = series * (-z * z).exp() / 2.0;
-    if z >= 0.0 { tail } else { 1.0 - tail }
+    crate::normal::survival((limit - mean) / variance.sqrt())
 }
 
 /// Points in time that matter for a decision now, in milliseconds ahead.
 pub fn points(settings: &Settings) -> impl Iterator<Item = u64> {
     let (lead, window) = (settings.lead_ms, settings.window_ms);
-    (0..=POINTS).map(move |point| lead + window * point / POINTS)
+    (0..=SHOWN).map(move |point| lead + window * point / SHOWN)
 }
 
-/// Mean and variance of the demand on a host, with `without` gone and `with` added.
+/// Mean and variance of the demand on a host, with `without` gone and `with` added: for showing,
+/// without what was learnt from past forecasts.
 pub fn host_demand(
     world: &World,
     host: &HostId,
@@ -81,16 +79,36 @@ pub fn host_demand(
 /// The limit of a host's resource, if it is watched.
 pub fn limit(world: &World, host: &HostId, resource: Resource, settings: &Settings) -> Option<f64> {
     let capacity = (*world.hosts.get(host)?.capacity.get(resource))?;
-    Some(capacity * settings.utilisation_limit)
+    (capacity.is_finite() && capacity > 0.0).then_some(capacity * settings.utilisation_limit)
+}
+
+/// The risk that is accepted at a load of the fleet.
+pub fn accepted_risk(settings: &Settings, load: f64) -> f64 {
+    let crowded = ((load - 0.6) / 0.3).clamp(0.0, 1.0);
+    let factor = 1.0 + (settings.planning.crowded_risk - 1.0) * crowded;
+    (settings.accepted_risk * factor).min(1.0)
 }
 
 /// Looks at every host; gives the contention that is confirmed.
-pub fn detect(world: &World, settings: &Settings, memory: &mut Memory) -> Vec<Contention> {
+pub fn detect(
+    world: &World,
+    pool: &Pool<'_>,
+    settings: &Settings,
+    memory: &mut Memory,
+) -> Vec<Contention> {
+    let risk = accepted_risk(settings, pool.load());
     let mut confirmed = Vec::new();
-    for host in world.hosts.keys() {
-        for resource in WATCHED {
-            let found = look(world, host, resource, settings);
-            let looks = memory.looks.entry((host.clone(), resource)).or_default();
+    memory
+        .looks
+        .retain(|host, _| world.hosts.contains_key(host));
+    for (index, row) in pool.hosts().iter().enumerate() {
+        for resource in Resource::ALL {
+            if row.limit(resource).is_none() {
+                continue;
+            }
+            let found = look(world, pool, index, resource, risk, settings, &memory.belief);
+            let of_host = memory.looks.entry(row.host.id.clone()).or_default();
+            let looks = of_host.entry(resource).or_default();
             looks.push_back(found.is_some());
             while looks.len() > settings.of_ticks.max(1) as usize {
                 looks.pop_front();
@@ -107,18 +125,22 @@ pub fn detect(world: &World, settings: &Settings, memory: &mut Memory) -> Vec<Co
 
 fn look(
     world: &World,
-    host: &HostId,
+    pool: &Pool<'_>,
+    host: usize,
     resource: Resource,
+    risk: f64,
     settings: &Settings,
+    belief: &Belief,
 ) -> Option<Contention> {
-    let limit = limit(world, host, resource, settings)?;
+    let row = &pool.hosts()[host];
+    let limit = row.limit(resource)?;
     let contention = |ahead_ms, probability, expected_demand| Contention {
-        host: host.clone(),
+        host: row.host.id.clone(),
         resource,
         detected_at: world.at,
         ahead_ms,
         probability,
-        accepted_risk: settings.accepted_risk,
+        accepted_risk: risk,
         expected_demand,
         limit,
         ticks: 0,
@@ -127,20 +149,17 @@ fn look(
     match settings.policy {
         Policy::None => None,
         Policy::Reactive => {
-            let now: f64 = world
-                .on_host(host)
-                .filter(|instance| !world.is_migrating(&instance.spec.id))
-                .filter_map(|instance| world.present_demand(&instance.spec.id, resource))
+            let now: f64 = pool
+                .running_on(host)
+                .filter_map(|row| world.present_demand(pool.id(row), resource))
                 .sum();
             (now > limit).then(|| contention(0, 1.0, now))
         }
-        Policy::Predictive => points(settings)
-            .map(|ahead| {
-                let (mean, variance) = host_demand(world, host, resource, ahead, None, None);
-                (ahead, exceedance(mean, variance, limit), mean)
-            })
-            .find(|(_, probability, _)| *probability > settings.accepted_risk)
-            .map(|(ahead, probability, mean)| contention(ahead, probability, mean)),
+        Policy::Predictive => {
+            let (point, probability) = pool.look(belief, host, resource, risk)?;
+            let expected = pool.expected(host, resource, point);
+            Some(contention(pool.ahead(point), probability, expected))
+        }
     }
 }
 
@@ -159,5 +178,20 @@ mod tests {
         assert!((exceedance(0.0, 1.0, -1.644_853_6) - 0.95).abs() < 1e-5);
         assert!((exceedance(5.0, 4.0, 5.0) - 0.5).abs() < 1e-6);
         assert!((exceedance(2.0, 0.0, 1.0) - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_fuller_fleet_accepts_more_risk_and_never_more_than_all() {
+        let settings = Settings {
+            accepted_risk: 0.1,
+            ..Settings::default()
+        };
+        assert!((accepted_risk(&settings, 0.5) - 0.1).abs() < 1e-12);
+        assert!(accepted_risk(&settings, 0.75) > accepted_risk(&settings, 0.65));
+        let settings = Settings {
+            accepted_risk: 0.9,
+            ..settings
+        };
+        assert!((accepted_risk(&settings, 2.0) - 1.0).abs() < 1e-12);
     }
 }

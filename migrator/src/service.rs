@@ -33,6 +33,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::detect::Memory;
 use crate::driver::{Driver, DriverError};
+use crate::events;
+use crate::explain::Evidence;
 use crate::gc::{self, Mode};
 use crate::health::Health;
 use crate::orders::{Answer, Desk, Order, OrderError, Told, Wish};
@@ -78,6 +80,7 @@ pub struct Migrator {
     tasks: TaskTracker,
     aborts: Arc<Aborts>,
     orders: Desk,
+    memory: Arc<Mutex<Memory>>,
     shards: u32,
     health: Health,
 }
@@ -118,6 +121,15 @@ struct Shared {
     tasks: TaskTracker,
     aborts: Arc<Aborts>,
     health: Health,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Shared {
+    /// Leaves what was kept for whoever wants to know what would be decided.
+    fn remember(&self, memory: &Memory) {
+        let mut kept = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone_from(memory);
+    }
 }
 
 impl Migrator {
@@ -139,8 +151,10 @@ impl Migrator {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             aborts: Arc::default(),
+            memory: Arc::default(),
             health: Health::default(),
         };
+        let memory = Arc::clone(&shared.memory);
         let tasks = shared.tasks.clone();
         let (orders, taken) = Desk::new();
         let sampler = Sampler {
@@ -174,6 +188,7 @@ impl Migrator {
             tasks,
             aborts: shared.aborts,
             orders,
+            memory,
             shards,
             health: shared.health,
         }
@@ -214,6 +229,13 @@ impl Migrator {
                 "another migrator leads, or none".to_owned(),
             ))
         }
+    }
+
+    /// What would be decided in a world now, without doing or remembering anything of it.
+    pub fn dry_run(&self, world: &World, settings: &Settings) -> Decision {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = memory.clone();
+        plan::decide(world, settings, &mut memory)
     }
 
     /// Moves an instance to a host because somebody asks for it.
@@ -699,18 +721,24 @@ async fn look(
     memory: &mut Memory,
 ) -> Result<(), MigratorError> {
     let world = World::read(&*shared.store, shared.clock.now()).await?;
-    let decision = plan::decide(&world, &shared.settings, memory);
+    let evidence = Evidence::of(&world, &shared.settings, memory);
+    if term.shard.is_first() {
+        shared.remember(memory);
+    }
     let latest = Key::new(Kind::Decision, "latest");
-    if decision.moves.is_empty() {
-        if term.shard.is_first() && worth_storing(shared, &latest, &decision).await? {
+    if evidence.decision.moves.is_empty() {
+        let first = term.shard.is_first();
+        if first && worth_storing(shared, &latest, &evidence.decision).await? {
             let put = Transaction::new()
                 .fenced(&term.lease)
-                .put(latest, Expect::Any, &decision)?;
+                .put(latest, Expect::Any, &evidence.decision)?
+                .put(Key::new(Kind::Evidence, "latest"), Expect::Any, &evidence)?;
             shared.store.commit(put).await?;
         }
         return Ok(());
     }
-    begin(shared, term, running, &world, &decision).await?;
+    let decision = &evidence.decision;
+    begin(shared, term, running, &world, decision, Some(&evidence)).await?;
     Ok(())
 }
 
@@ -761,7 +789,7 @@ async fn requested(
             Ok(decision) => decision,
             Err(reason) => return Ok(Err(reason)),
         };
-        match begin(shared, term, running, &world, &decision).await {
+        match begin(shared, term, running, &world, &decision, None).await {
             Ok(begun) => {
                 let first = begun.begun.into_iter().next();
                 let refused = || begun.refused.into_iter().next();
@@ -833,6 +861,7 @@ async fn begin(
     running: &CancellationToken,
     world: &World,
     decision: &Decision,
+    evidence: Option<&Evidence>,
 ) -> Result<Beginnings, MigratorError> {
     let number = shared.store.list(Kind::Plan).await?.len() + 1;
     let mut others: Vec<Migration> = room::all(&*shared.store, Kind::Migration).await?;
@@ -881,6 +910,13 @@ async fn begin(
     if first.is_empty() {
         // Nothing to begin: no plan either, or each look at the same refusal would leave one.
         return Ok(done);
+    }
+    // After the migrations: their generations are looked up by their place.
+    put = events::of_plan(put, &stored)?;
+    if let Some(evidence) = evidence {
+        for name in [id.as_str(), "latest"] {
+            put = put.put(Key::new(Kind::Evidence, name), Expect::Any, evidence)?;
+        }
     }
     let committed = shared.store.commit(put).await?;
     let generations = committed.generations.into_iter().skip(2);

@@ -46,6 +46,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The judge's settings.
     pub judge: JudgeSettings,
+    /// The planner's settings.
+    pub planning: Planning,
     /// Settings of the comparison of copied requests.
     pub pairs: PairSettings,
     /// How long requests on a replica that lost its weight are waited for, in milliseconds.
@@ -69,6 +71,88 @@ pub enum AtDeadline {
     Promote,
     /// The migration is undone.
     RollBack,
+}
+
+/// Settings of the planner.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Planning {
+    /// What a move costs whatever it is, as the share of the window in contention that it must at
+    /// least spare.
+    pub price: f64,
+    /// What each GiB of memory to copy adds to that.
+    pub price_per_gib: f64,
+    /// How much demand that is not served counts beside time in contention.
+    pub excess_weight: f64,
+    /// How far the forecasts' spread may be off, as a share: the benefit's low quantile is the
+    /// least within it.
+    pub doubt: f64,
+    /// Share of the accepted risk that a target host may come to: what may enter must leave more
+    /// room than what makes one leave.
+    pub target_share: f64,
+    /// How many times the accepted risk a full fleet accepts; it grows from a load of 60 % of the
+    /// limits to 90 %.
+    pub crowded_risk: f64,
+    /// An instance returns to a host it has left only after this time, in milliseconds, unless the
+    /// benefit is twice the cost.
+    pub no_return_ms: u64,
+    /// Candidates per contended host that are looked at closely.
+    pub candidates: usize,
+    /// Target hosts per candidate that are looked at closely.
+    pub targets: usize,
+    /// Looks at a host's future that a plan may take; counted, so the same world gives the same
+    /// plan on any machine.
+    pub steps: usize,
+    /// Moves after which what they brought is held against what they promised.
+    pub brake_after: usize,
+}
+
+impl Default for Planning {
+    fn default() -> Self {
+        Self {
+            price: 0.01,
+            price_per_gib: 0.001,
+            excess_weight: 1.0,
+            doubt: 0.25,
+            target_share: 0.5,
+            crowded_risk: 2.0,
+            no_return_ms: 7_200_000,
+            candidates: 24,
+            targets: 8,
+            steps: 20_000,
+            brake_after: 20,
+        }
+    }
+}
+
+impl Planning {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// The field, its value and what is allowed, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        whole_numbers(&[
+            ("planning.no_return_ms", self.no_return_ms, 0..=604_800_000),
+            ("planning.candidates", self.candidates as u64, 1..=10_000),
+            ("planning.targets", self.targets as u64, 1..=10_000),
+            ("planning.steps", self.steps as u64, 1..=1_000_000_000),
+            ("planning.brake_after", self.brake_after as u64, 1..=1_000),
+        ])?;
+        for (field, value, allowed) in [
+            ("planning.price", self.price, 0.0..=1.0),
+            ("planning.price_per_gib", self.price_per_gib, 0.0..=1.0),
+            ("planning.excess_weight", self.excess_weight, 0.0..=100.0),
+            ("planning.doubt", self.doubt, 0.0..=0.9),
+            ("planning.target_share", self.target_share, 0.0..=100.0),
+            ("planning.crowded_risk", self.crowded_risk, 1.0..=100.0),
+        ] {
+            if !allowed.contains(&value) {
+                let (from, to) = (allowed.start(), allowed.end());
+                return Err(format!("{field} is {value}; allowed is {from} to {to}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Settings of the judge.
@@ -213,6 +297,7 @@ impl Default for Settings {
             ramp: default_ramp(),
             limits: Limits::default(),
             judge: JudgeSettings::default(),
+            planning: Planning::default(),
             pairs: PairSettings::default(),
             drain_deadline_ms: 30_000,
             lease_ms: 5_000,
@@ -228,6 +313,7 @@ impl Settings {
     /// The field, its value and what is allowed, in words.
     pub fn validate(&self) -> Result<(), String> {
         self.judge.validate()?;
+        self.planning.validate()?;
         self.pairs.validate()?;
         whole_numbers(&[
             ("tick_ms", self.tick_ms, 10..=3_600_000),

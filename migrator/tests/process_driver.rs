@@ -138,6 +138,7 @@ fn spec(name: &str) -> InstanceSpec {
         anti_affinity: Vec::new(),
         memory_bytes: 0,
         movable: true,
+        placement: domain::Placement::default(),
     }
 }
 

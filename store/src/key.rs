@@ -40,6 +40,10 @@ pub enum Kind {
     Ramp,
     /// What people want of a migration's ramp, by migration id.
     Steering,
+    /// Who isolates a host, by host id.
+    Isolation,
+    /// What a decision was made from, by plan id, or `latest`.
+    Evidence,
     /// A migrator's sign of life, by holder id.
     Member,
     /// A control plane that has a name, by that.
@@ -59,7 +63,7 @@ pub enum Durability {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Host,
         Self::Service,
         Self::Instance,
@@ -76,6 +80,8 @@ impl Kind {
         Self::Progress,
         Self::Ramp,
         Self::Steering,
+        Self::Isolation,
+        Self::Evidence,
         Self::Member,
         Self::Server,
         Self::Announcement,
@@ -95,7 +101,9 @@ impl Kind {
             | Self::Node
             | Self::Announcement
             | Self::Ramp
-            | Self::Steering => Durability::Durable,
+            | Self::Steering
+            | Self::Isolation
+            | Self::Evidence => Durability::Durable,
             Self::RoutingStatus
             | Self::Traffic
             | Self::Readings
@@ -125,6 +133,8 @@ impl Kind {
             Self::Progress => "progress",
             Self::Ramp => "ramp",
             Self::Steering => "steering",
+            Self::Isolation => "isolation",
+            Self::Evidence => "evidence",
             Self::Member => "member",
             Self::Server => "server",
             Self::Announcement => "announcement",

@@ -73,6 +73,7 @@ fn planned() -> Migration {
         reserve: Resources::default(),
         score: 1.0,
         reasons: Vec::new(),
+        expected: crate::plan::Expected::default(),
     };
     Migration::new(
         MigrationId::new("m").unwrap(),

@@ -206,6 +206,7 @@ impl Scenario {
             step_ms: STEP_MS,
             report_ms: 500,
             insecure_remote: false,
+            webhooks: Vec::new(),
             hosts,
             services,
             instances,
@@ -251,6 +252,7 @@ fn instance(
         anti_affinity: Vec::new(),
         memory_bytes: 96 * 1024 * 1024,
         movable: true,
+        placement: domain::Placement::default(),
     })
 }
 
@@ -300,6 +302,7 @@ fn settings(policy: Policy) -> Settings {
             prove_slow_margin: 0.5,
             ..JudgeSettings::default()
         },
+        planning: migrator::Planning::default(),
         drain_deadline_ms: 10_000,
         lease_ms: 5_000,
         ..Settings::default()

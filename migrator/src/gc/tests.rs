@@ -34,6 +34,7 @@ fn migration(id: &str, of: &str, phase: Phase) -> Migration {
         reserve: Resources::default(),
         score: 0.0,
         reasons: Vec::new(),
+        expected: domain::Expected::default(),
     };
     let mut migration = Migration::new(
         MigrationId::new(id).unwrap(),

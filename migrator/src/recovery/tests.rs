@@ -37,6 +37,7 @@ fn fresh() -> Migration {
         reserve: Resources::default(),
         score: 0.0,
         reasons: Vec::new(),
+        expected: domain::Expected::default(),
     };
     Migration::new(
         MigrationId::new("m-1").unwrap(),

@@ -55,6 +55,7 @@ fn intent(instance: &str, to: &str) -> Move {
         },
         score: 0.0,
         reasons: Vec::new(),
+        expected: domain::Expected::default(),
     }
 }
 

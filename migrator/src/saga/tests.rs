@@ -118,6 +118,7 @@ pub(crate) fn migration() -> Migration {
         reserve: Resources::default(),
         score: 0.0,
         reasons: Vec::new(),
+        expected: domain::Expected::default(),
     };
     let (id, plan) = (
         MigrationId::new("m-1").unwrap(),

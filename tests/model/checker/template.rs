@@ -107,6 +107,7 @@ pub(super) fn template(config: &Config) -> Migration {
         reserve: Resources::default(),
         score: 1.0,
         reasons: Vec::new(),
+        expected: domain::Expected::default(),
     };
     Migration::new(
         MigrationId::new("m").expect("valid"),
