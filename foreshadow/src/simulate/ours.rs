@@ -174,12 +174,11 @@ impl Ours {
             }
         }
         for forecast in forecasts {
-            match world.forecasts.get_mut(&forecast.instance) {
-                Some(known) => known.clone_from(forecast),
-                None => {
-                    let id = forecast.instance.clone();
-                    world.forecasts.insert(id, forecast.clone());
-                }
+            if let Some(known) = world.forecasts.get_mut(&forecast.instance) {
+                known.clone_from(forecast);
+            } else {
+                let id = forecast.instance.clone();
+                world.forecasts.insert(id, forecast.clone());
             }
         }
         world.durations = fleet.durations.iter().rev().take(200).copied().collect();

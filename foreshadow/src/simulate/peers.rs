@@ -382,7 +382,7 @@ fn workload_stabilization(mut look: Look<'_, '_>) -> Vec<(usize, usize)> {
 /// move that lowers the highest load most, until none does. It runs once an hour.
 fn opennebula(mut look: Look<'_, '_>) -> Vec<(usize, usize)> {
     let mut moves: Vec<(usize, usize)> = Vec::new();
-    if look.step % 12 != 0 {
+    if !look.step.is_multiple_of(12) {
         return moves;
     }
     let rows = look.fleet.host_of.len();
@@ -435,7 +435,7 @@ fn opennebula(mut look: Look<'_, '_>) -> Vec<(usize, usize)> {
 fn proxlb(mut look: Look<'_, '_>) -> Vec<(usize, usize)> {
     const BALANCINESS: f64 = 0.10;
     let mut moves = Vec::new();
-    if look.step % 12 != 0 {
+    if !look.step.is_multiple_of(12) {
         return moves;
     }
     let spread = |look: &Look<'_, '_>| {
@@ -628,7 +628,9 @@ mod tests {
         let mut text = "instance,step,cpu\n".to_owned();
         for (name, demand) in ["a", "b", "c", "d"].iter().zip(demand) {
             for step in 0..40 {
-                text.push_str(&format!("{name},{step},{demand}\n"));
+                for part in [name, ",", &step.to_string(), ",", &demand.to_string(), "\n"] {
+                    text.push_str(part);
+                }
             }
         }
         let workload = Workload::read("t", text.as_bytes(), 300_000).unwrap();

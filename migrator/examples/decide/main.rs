@@ -5,6 +5,10 @@
 //! cheapest set of instances whose leaving ends the contention, wherever they could go, found by
 //! branch and bound. No plan can be better than the sum of these; the gap to it is at least the gap
 //! to what an exact solver would give for the whole.
+#![allow(
+    clippy::expect_used,
+    reason = "the names and numbers of its worlds are its own"
+)]
 
 mod exact;
 mod worlds;
