@@ -76,63 +76,6 @@ fn a_flushed_redis_turns_readiness_red_and_nothing_is_taken_for_gone() {
 }
 
 #[test]
-fn a_redis_that_went_back_in_the_middle_of_a_migration_is_noticed_and_then_parked() {
-    let _turn = my_turn();
-    block_on(async {
-        let mut lab = Lab::started(1, |_| {}).await;
-        lab.leader().await;
-        lab.planes[0].is_ready().await;
-        // A copy of the file from when nothing was under way.
-        let (files, copy) = (
-            lab.folder.path().join("appendonlydir"),
-            lab.folder.path().join("copy"),
-        );
-        let cp = |from: &std::path::Path, to: &std::path::Path| {
-            let done = std::process::Command::new("cp")
-                .arg("-a")
-                .arg(from)
-                .arg(to)
-                .status();
-            assert!(done.unwrap().success());
-        };
-        let id = lab.planes[0].order("a1", "host-b").await;
-        let syncs = |m: &domain::Migration| m.phase != Phase::Planned;
-        lab.planes[0].sees("it has begun", &id, syncs).await;
-        cp(&files, &copy);
-        lab.planes[0].sees("it ramps", &id, waits).await;
-        until("the witness has seen it", async || {
-            // Written every two seconds: later than the copy once it is newer than that.
-            let of = |path: &std::path::Path| std::fs::metadata(path).ok()?.modified().ok();
-            let witness = of(&lab.planes[0].config.data.join("redis-witness.json"))?;
-            (witness > of(&copy)?).then_some(())
-        })
-        .await;
-        lab.redis.process = None;
-        std::fs::remove_dir_all(&files).unwrap();
-        cp(&copy, &files);
-        lab.redis.again().await;
-        lab.planes[0].is_red("went back").await;
-        let running = lab.kept().await;
-        assert_eq!(running.iter().filter(|(_, runs)| *runs).count(), 3);
-
-        lab.planes[0].process = None;
-        let (code, words) = lab.planes[0].refuses().await;
-        assert_eq!(code, Some(69), "{words}");
-        assert!(words.contains("went back"), "{words}");
-        redis_choice(&mut lab, |choice| choice.acknowledge_loss = true);
-        lab.planes[0].start().await;
-        // The record is from before the shadow ran, or from before its ramp: it is not gone on with
-        // unless the world may be as it says.
-        let settled = |m: &domain::Migration| m.phase == Phase::Parked || waits(m);
-        let found = lab.planes[0].sees("it is settled", &id, settled).await;
-        if let Some(question) = &found.question {
-            assert!(question.text.contains("by its record, but"), "{question:?}");
-        }
-        assert_eq!(lab.kept().await, running, "nothing was taken away");
-    });
-}
-
-#[test]
 fn a_poisoned_record_turns_readiness_red_by_name_and_is_never_overwritten() {
     let _turn = my_turn();
     block_on(async {

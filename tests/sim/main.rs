@@ -99,16 +99,6 @@ fn is_found(bug: Planted, last_time: u64, words: &[&str]) {
 }
 
 #[test]
-fn a_store_without_a_fence_is_found() {
-    is_found(Planted::NoStoreFence, 3, &["I4"]);
-}
-
-#[test]
-fn a_driver_without_a_fence_is_found() {
-    is_found(Planted::NoDriverFence, 180, &["I4"]);
-}
-
-#[test]
 fn a_gate_that_forgets_nodes_that_are_away_is_found() {
     is_found(
         Planted::ForgetfulGate,
