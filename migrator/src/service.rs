@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use domain::migration::{Event, What};
 use domain::{
-    Decision, Epoch, HolderId, HostId, IdError, Instance, InstanceId, Migration, MigrationId, Plan,
-    PlanId, Routing, ServiceId, step,
+    Decision, Epoch, HolderId, HostId, IdError, Instance, InstanceId, Migration, MigrationId,
+    Phase, Plan, PlanId, Routing, ServiceId, step,
 };
 use serde::de::DeserializeOwned;
 use store::{
@@ -392,6 +392,7 @@ async fn lead_loop(
                     shard,
                     lease,
                     tenure,
+                    driven: Driven::default(),
                 };
                 let ended = lead(&shared, &term, ttl, &mut turns, &mut orders).await;
                 if let Err(error) = ended {
@@ -424,6 +425,17 @@ struct Term {
     shard: Shard,
     lease: Lease,
     tenure: Tenure,
+    driven: Driven,
+}
+
+/// The migrations that are driven in a term.
+#[derive(Clone, Default)]
+struct Driven(Arc<Mutex<BTreeSet<MigrationId>>>);
+
+impl Driven {
+    fn ids(&self) -> std::sync::MutexGuard<'_, BTreeSet<MigrationId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Leads until the lease is lost, it is another's turn, or the migrator stops.
@@ -633,12 +645,15 @@ fn spawn(
     let context = context(shared, term);
     let abort = shared.aborts.listen(&migration.id);
     let running = running.clone();
+    let (driven, id) = (term.driven.clone(), migration.id.clone());
+    driven.ids().insert(id.clone());
     shared.tasks.spawn(async move {
         tokio::select! {
             biased;
             () = running.cancelled() => {}
             () = drive(&context, migration, generation, first, abort) => {}
         }
+        driven.ids().remove(&id);
     });
 }
 
@@ -721,6 +736,7 @@ async fn look(
     memory: &mut Memory,
 ) -> Result<(), MigratorError> {
     let world = World::read(&*shared.store, shared.clock.now()).await?;
+    take_in_strays(shared, term, running, &world).await?;
     let evidence = Evidence::of(&world, &shared.settings, memory);
     if term.shard.is_first() {
         shared.remember(memory);
@@ -739,6 +755,38 @@ async fn look(
     }
     let decision = &evidence.decision;
     begin(shared, term, running, &world, decision, Some(&evidence)).await?;
+    Ok(())
+}
+
+/// Begins what is planned and driven by nobody: a store that answers late may have taken a plan whose
+/// planner was told that it had not, and no other leader comes to find it.
+async fn take_in_strays(
+    shared: &Shared,
+    term: &Term,
+    running: &CancellationToken,
+    world: &World,
+) -> Result<(), MigratorError> {
+    let is_stray = |migration: &&Migration| {
+        migration.phase == Phase::Planned
+            && term.shard.holds(&migration.service)
+            && !term.driven.ids().contains(&migration.id)
+    };
+    for stray in world.migrations.iter().filter(is_stray) {
+        // It may have been ended since the world was read.
+        let found = read(&context(shared, term), &stray.id).await?;
+        if let Some(found) = found.filter(|found| found.value.phase == Phase::Planned) {
+            tracing::info!(migration = %stray.id, "planned, and driven by nobody: taking over");
+            let (migration, generation) = (found.value, found.generation);
+            spawn(
+                shared,
+                term,
+                running,
+                migration,
+                generation,
+                First::TakeOver,
+            );
+        }
+    }
     Ok(())
 }
 

@@ -98,6 +98,13 @@ fn is_found(bug: Planted, last_time: u64, words: &[&str]) {
     );
 }
 
+/// The store took a plan late, after its planner was told that it had not.
+#[test]
+fn a_plan_that_was_stored_late_is_begun() {
+    let report = engine::run(188, None);
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+}
+
 #[test]
 fn a_gate_that_forgets_nodes_that_are_away_is_found() {
     is_found(

@@ -240,6 +240,30 @@ async fn a_damaged_migration_is_named_and_the_others_are_taken_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_migration_that_the_store_took_late_is_begun_by_the_same_leader() {
+    let store = shared();
+    put(&*store, Kind::Instance, "shop-1", &instance()).await;
+    let shop: Service = serde_json::from_value(serde_json::json!({"id": "shop"})).unwrap();
+    put(&*store, Kind::Service, "shop", &shop).await;
+    let migrator = start(&store, "one", 1);
+    until("it leads", async || held(&store, 1).await.len() == 1).await;
+    until("it has looked", async || {
+        let latest = Key::new(Kind::Decision, "latest");
+        store.get(&latest).await.unwrap().is_some()
+    })
+    .await;
+    put(&*store, Kind::Migration, "m-1", &migration()).await;
+    until("it is begun", async || {
+        let key = Key::new(Kind::Migration, "m-1");
+        let record = store.get(&key).await.unwrap().unwrap();
+        let found: Migration = record.parse().unwrap().value;
+        found.phase != Phase::Planned || found.pending.is_some()
+    })
+    .await;
+    migrator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_migrators_share_the_shards_and_each_takes_all_when_the_other_is_gone() {
     const SHARDS: u32 = 16;
     let store = shared();
