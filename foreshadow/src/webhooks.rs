@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use migrator::events;
 use store::{SharedStore, StoreError};
@@ -29,6 +30,7 @@ pub async fn follow(store: SharedStore, addresses: Vec<String>, cancel: Cancella
     if addresses.is_empty() {
         return;
     }
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let work = async {
         let mut from = end(&store).await;
         loop {
@@ -37,7 +39,7 @@ pub async fn follow(store: SharedStore, addresses: Vec<String>, cancel: Cancella
                     for entry in entries {
                         from = entry.sequence + 1;
                         for address in &addresses {
-                            tell(address, Bytes::from(entry.value.clone())).await;
+                            tell(&client, address, Bytes::from(entry.value.clone())).await;
                         }
                     }
                 }
@@ -71,8 +73,7 @@ async fn end(store: &SharedStore) -> u64 {
     }
 }
 
-async fn tell(address: &str, body: Bytes) {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+async fn tell(client: &Client<HttpConnector, Full<Bytes>>, address: &str, body: Bytes) {
     for attempt in 1..=ATTEMPTS {
         let request = Request::post(address)
             .header("content-type", "application/json")

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::{BasisPoints, MigrationId, Phase, Policy, RampPlan, RoutingState, Stage};
 use foreshadow::client;
@@ -17,7 +17,7 @@ use foreshadow::load::{After, LoadGenerator, LoadReport, LoadSettings, RateCurve
 pub(crate) use foreshadow::status::MigrationStatus as Newest;
 use foreshadow::status::MigrationStatus;
 use foreshadow::status::Status;
-use foreshadow_tests::binary;
+use foreshadow_tests::{binary, processes};
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use migrator::{AtDeadline, JudgeSettings};
 use tempfile::TempDir;
@@ -30,15 +30,8 @@ pub(crate) const RATE: u32 = 60;
 pub(crate) const MOVED: &str = "a1";
 
 /// Waits until something is so.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < limit, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    foreshadow_tests::until(PATIENCE, what, look).await
 }
 
 pub(crate) struct Lab {
@@ -313,19 +306,6 @@ impl Drop for Lab {
             let _ = sweeping.join();
         }
     }
-}
-
-/// Command lines that name a folder.
-pub(crate) fn processes(folder: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if command.contains(folder) {
-            found.push(command);
-        }
-    }
-    found
 }
 
 /// Command lines of the instances that run below a folder.

@@ -6,7 +6,9 @@ use domain::Phase;
 use serde_json::Value;
 
 use crate::ONE_AT_A_TIME;
-use crate::lab::{Lab, block_on, is_over, nothing_was_lost, processes, until};
+use foreshadow_tests::processes;
+
+use crate::lab::{Lab, block_on, is_over, nothing_was_lost, until};
 
 fn json(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);

@@ -17,7 +17,7 @@ use foreshadow::demo::scenario::Scenario;
 use foreshadow::http::Begun;
 use foreshadow::load::{After, LoadGenerator, LoadSettings, RateCurve, StreamSpec};
 use foreshadow::status::{MigrationStatus, Status};
-use foreshadow_tests::binary;
+use foreshadow_tests::{binary, processes};
 use migrator::JudgeSettings;
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use store::{
@@ -575,19 +575,6 @@ pub(crate) fn living(folder: &str) -> Vec<String> {
     }
     tags.sort();
     tags
-}
-
-/// Command lines that name something.
-pub(crate) fn processes(named: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if command.contains(named) {
-            found.push(command);
-        }
-    }
-    found
 }
 
 /// Takes times and versions out.

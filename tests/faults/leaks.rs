@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crate::history::History;
-use crate::lab::{processes, within};
+use foreshadow_tests::processes;
+
+use crate::lab::within;
 
 /// Notes what is left over.
 pub(crate) async fn look(folder: &Path, instances: &Path, history: &History) {

@@ -26,15 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// Waits until something is so.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < limit, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    foreshadow_tests::until(PATIENCE, what, look).await
 }
 
 /// A port that was free a moment ago; no two calls of a process give the same.
