@@ -280,6 +280,12 @@ async fn in_a_cluster_the_store_is_on_one_node_and_others_say_which() {
     .await;
     assert!(moved.contains(&port.to_string()), "{moved}");
 
+    // A master takes no call in its first two seconds, however soon it has all slots.
+    eventually("the owner says that the cluster is up", async || {
+        let info: String = owner.command(&["CLUSTER", "INFO"]).await;
+        info.contains("cluster_state:ok").then_some(())
+    })
+    .await;
     let tcp = Address::Tcp("127.0.0.1".to_owned(), port);
     let store = RedisStore::open(tcp, options()).await.unwrap();
     store.commit(put(Expect::Any, 1)).await.unwrap();
