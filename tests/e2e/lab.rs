@@ -302,6 +302,9 @@ impl Lab {
 impl Drop for Lab {
     /// A test that fails leaves no process behind either.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.last_words());
+        }
         if let Some(mut serve) = self.serve.take() {
             let _ = serve.kill();
             let _ = serve.wait();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use domain::NodeId;
+use domain::{NodeId, NodeProgress};
 use foreshadow::client;
 use foreshadow::demo::planes::free_port;
 use foreshadow_tests::binary;
@@ -283,6 +283,13 @@ fn certificates_and_even_the_authority_are_replaced_under_load_and_no_request_is
         }
         // Open streams live on; a control plane that is restarted is connected to anew.
         lab.restart(None).await;
+        until("both data planes follow again", async || {
+            let status = lab.status().await?;
+            let nodes = foreshadow::health::nodes(&status.routing);
+            let follow = nodes.values().all(|node| *node == NodeProgress::Applied);
+            (follow && nodes.len() == 2).then_some(())
+        })
+        .await;
         let first = lab.host().await;
         lab.order().await.expect("the control plane lives");
         let moved = lab
