@@ -131,7 +131,7 @@ impl ControlPlane {
 /// only one.
 fn name_of(config: &Config) -> String {
     match config.store {
-        StoreChoice::Embedded => String::new(),
+        StoreChoice::Embedded | StoreChoice::EmbeddedAcknowledgeLoss => String::new(),
         StoreChoice::Redis(_) => config.xds.to_string(),
     }
 }
