@@ -45,4 +45,4 @@ mod wire;
 pub use config::XdsConfig;
 pub use error::XdsError;
 pub use server::XdsServer;
-pub use tls::{Security, TlsFiles};
+pub use tls::{Link, Security, TlsFiles};
