@@ -238,6 +238,21 @@ async fn sotw(world: &Arc<World>, index: usize, channel: Channel, rng: &mut Rng)
     reporting.abort();
 }
 
+fn in_words(message: &Message) -> String {
+    let names: Vec<&str> = message
+        .items
+        .iter()
+        .map(|item| item.name.as_str())
+        .collect();
+    let (kind, removed) = (message.kind.short_name(), &message.removed);
+    format!(
+        "{kind} {} - {} ({})",
+        names.join(" "),
+        removed.join(" "),
+        message.nonce
+    )
+}
+
 fn hear(world: &World, index: usize, message: Option<Message>, rng: &mut Rng) {
     let now = millis(world.began);
     let mut state = world.state();
@@ -247,7 +262,14 @@ fn hear(world: &World, index: usize, message: Option<Message>, rng: &mut Rng) {
         rng.between(1, 20)
     };
     match message {
-        Some(message) => state.proxies[index].receive(now + delay, message),
+        Some(message) => {
+            let node = state.proxies[index].node.clone();
+            let told = in_words(&message);
+            state
+                .history
+                .say(&format!("wire     {node} is told {told}"));
+            state.proxies[index].receive(now + delay, message);
+        }
         None => state.violate("the control plane sent a type that nobody knows".to_owned()),
     }
 }

@@ -134,6 +134,11 @@ pub(crate) fn step(world: &World, state: &mut State) {
         let said = std::mem::take(&mut proxy.out);
         if let Some(lines) = state.net.lines.get_mut(&index) {
             for (kind, request) in said {
+                let node = &proxy.node;
+                let (kind_name, says) = (kind.short_name(), words::in_short(&request));
+                state
+                    .history
+                    .say(&format!("wire     {node} says {kind_name} {says}"));
                 lines.say(&proxy.node, kind, request);
             }
         }

@@ -10,6 +10,7 @@ use api::envoy::envoy::service::discovery::v3::{
 use domain::NodeId;
 use prost::Message as _;
 use xds_server::resources::ResourceType;
+use xds_server::stream::Request;
 
 use super::super::proxy::{Item, Message};
 
@@ -52,6 +53,23 @@ pub(super) fn delta_request(
         initial_resource_versions: initial.into_iter().collect(),
         response_nonce: nonce,
         ..DeltaDiscoveryRequest::default()
+    }
+}
+
+/// What a proxy says, for a reader.
+pub(super) fn in_short(request: &Request) -> String {
+    match request {
+        Request::World { names, nonce, .. } => format!("{} ({nonce})", names.join(" ")),
+        Request::Delta {
+            subscribe,
+            unsubscribe,
+            initial,
+            nonce,
+            ..
+        } => {
+            let (more, less) = (subscribe.join(" "), unsubscribe.join(" "));
+            format!("+ {more} - {less}, has {} ({nonce})", initial.len())
+        }
     }
 }
 
