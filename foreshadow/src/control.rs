@@ -184,7 +184,7 @@ fn secrets(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Guard, Option<Sig
 /// only one.
 fn name_of(config: &Config) -> String {
     match config.store {
-        StoreChoice::Embedded => String::new(),
+        StoreChoice::Embedded | StoreChoice::EmbeddedAcknowledgeLoss => String::new(),
         StoreChoice::Redis(_) => config.xds.to_string(),
     }
 }

@@ -1,10 +1,12 @@
 //! Opening the store that the configuration names.
 //!
 //! # Ownership
-//! With Redis, a file in the data folder keeps what this process has seen of the store (its
-//! witness), so that a Redis that was flushed or rewound while nobody ran is noticed at the next
-//! start. It is written every two seconds and at the end.
+//! A file in the data folder keeps what this process has seen of the store (its witness), so that a
+//! store that was flushed, put back to an older copy or taken away while nobody ran is noticed at
+//! the next start. It is written within [`EVERY`] of a change, also of a store that has failed its
+//! witness, and at the end: what is lost of it when the process is killed is no longer than that.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +14,19 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::{
-    Address, EmbeddedStore, NetConnector, Opening, RedisOptions, RedisStore, Secret, SharedStore,
-    Tls, Witness,
+    Address, Clock as _, EmbeddedStore, NetConnector, Opening, RedisOptions, RedisStore, Secret,
+    SharedStore, Store, StoreError, SystemClock, Tls, Witness,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Failure;
 
-/// How often the witness is written.
-const EVERY: Duration = Duration::from_secs(2);
+/// How often the witness is written, at most.
+const EVERY: Duration = Duration::from_millis(250);
+/// Where it is kept: a Redis', and an embedded store's.
+const OF_REDIS: &str = "redis-witness.json";
+const OF_FILE: &str = "store-witness.json";
 /// Largest secret or certificate file.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -32,6 +37,9 @@ pub enum StoreChoice {
     /// One file in the data folder.
     #[default]
     Embedded,
+    /// The same, after a person has compared the world with a file that is gone or went back, and
+    /// takes what is there as the truth.
+    EmbeddedAcknowledgeLoss,
     /// A Redis 7 with an append-only file, to be shared by several processes.
     Redis(Box<RedisChoice>),
 }
@@ -174,6 +182,19 @@ pub struct Opened {
 }
 
 impl Opened {
+    fn keeping(
+        store: SharedStore,
+        look: impl Fn() -> Seen + Send + 'static,
+        file: PathBuf,
+    ) -> Self {
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(keep(look, file, cancel.clone()));
+        Self {
+            store,
+            keeping: Some((cancel, task)),
+        }
+    }
+
     /// Ends what runs beside the store.
     pub async fn close(self) {
         if let Some((cancel, task)) = self.keeping {
@@ -191,29 +212,62 @@ impl Opened {
 /// [`Failure::Unavailable`] when it is in use, away, or not what it was; [`Failure::Config`] when
 /// a file that the configuration names cannot be used.
 pub async fn open(choice: &StoreChoice, data: &Path) -> Result<Opened, Failure> {
-    let unavailable = Failure::unavailable::<store::StoreError>("open the store");
     match choice {
-        StoreChoice::Embedded => {
-            let store = EmbeddedStore::open(&data.join("store.redb")).map_err(unavailable)?;
-            Ok(Opened {
-                store: Arc::new(store),
-                keeping: None,
-            })
-        }
+        StoreChoice::Embedded => open_file(data, false).await,
+        StoreChoice::EmbeddedAcknowledgeLoss => open_file(data, true).await,
         StoreChoice::Redis(redis) => {
-            let file = data.join("redis-witness.json");
+            let file = data.join(OF_REDIS);
             let options = redis.options(witness(&file)?)?;
             let connector = Arc::new(redis.connector()?);
             let opened = RedisStore::open_through(connector, options).await;
-            let store = Arc::new(opened.map_err(unavailable)?);
-            let cancel = CancellationToken::new();
-            let task = tokio::spawn(keep(Arc::clone(&store), file, cancel.clone()));
-            Ok(Opened {
-                store,
-                keeping: Some((cancel, task)),
-            })
+            let acknowledge = "set store.redis.acknowledge_loss: true";
+            let store = Arc::new(opened.map_err(|error| refused(&error, acknowledge))?);
+            if redis.acknowledge_loss {
+                acknowledged(&*store).await?;
+            }
+            let seen = Arc::clone(&store);
+            let look = move || (seen.last_seen(), seen.witness().err());
+            Ok(Opened::keeping(store, look, file))
         }
     }
+}
+
+/// Notes the loss, so that what was under way before it waits for a person.
+async fn acknowledged(store: &dyn Store) -> Result<(), Failure> {
+    let noted = migrator::recovery::note_loss(store, SystemClock.now()).await;
+    noted.map_err(Failure::unavailable(
+        "note that the store has lost something",
+    ))
+}
+
+async fn open_file(data: &Path, acknowledges: bool) -> Result<Opened, Failure> {
+    let (path, file) = (data.join("store.redb"), data.join(OF_FILE));
+    let seen = if acknowledges { None } else { witness(&file)? };
+    let opening = match &seen {
+        _ if acknowledges => Opening::AcknowledgeLoss,
+        Some(_) => Opening::Existing,
+        None => Opening::CreateIfAbsent,
+    };
+    let opened = EmbeddedStore::open_as(&path, Arc::new(SystemClock), opening, seen.as_ref());
+    let acknowledge = "set store: embedded_acknowledge_loss";
+    let store = Arc::new(opened.map_err(|error| refused(&error, acknowledge))?);
+    if acknowledges {
+        acknowledged(&*store).await?;
+    }
+    let seen = Arc::clone(&store);
+    let look = move || (seen.last_seen(), None);
+    Ok(Opened::keeping(store, look, file))
+}
+
+/// Why the store is not opened, and what a person can do who has looked at the world.
+fn refused(error: &StoreError, acknowledge: &str) -> Failure {
+    let said = Failure::unavailable::<String>("open the store");
+    if matches!(error, StoreError::Lost { .. } | StoreError::Rewound { .. }) {
+        return said(format!(
+            "{error}; compare it with what runs, and to take it as the truth {acknowledge} for one start"
+        ));
+    }
+    said(error.to_string())
 }
 
 /// What an earlier process saw, if there was one.
@@ -231,23 +285,33 @@ fn witness(file: &Path) -> Result<Option<Witness>, Failure> {
     }
 }
 
+/// What was seen of a store, and how it has failed that, if it has.
+type Seen = (Witness, Option<StoreError>);
+
 /// Keeps the witness in its file.
-async fn keep(store: Arc<RedisStore>, file: PathBuf, cancel: CancellationToken) {
+async fn keep(look: impl Fn() -> Seen + Send + 'static, file: PathBuf, cancel: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut kept = None;
+    let mut failed = None;
     loop {
         let ends = tokio::select! {
             biased;
             () = cancel.cancelled() => true,
             _ = tick.tick() => false,
         };
-        match store.witness() {
-            Ok(seen) if kept.as_ref() != Some(&seen) => match write(&file, &seen) {
+        let (seen, error) = look();
+        if let Some(error) = error.filter(|error| failed.as_ref() != Some(error)) {
+            tracing::error!(%error, "the store lost what this process has seen");
+            failed = Some(error);
+        }
+        if kept.as_ref() != Some(&seen) {
+            let (into, what) = (file.clone(), seen.clone());
+            let written = tokio::task::spawn_blocking(move || write(&into, &what)).await;
+            match written.map_err(std::io::Error::other).flatten() {
                 Ok(()) => kept = Some(seen),
                 Err(error) => tracing::error!(%error, "the store's witness is not kept"),
-            },
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the store lost what this process has seen"),
+            }
         }
         if ends {
             return;
@@ -255,9 +319,12 @@ async fn keep(store: Arc<RedisStore>, file: PathBuf, cancel: CancellationToken) 
     }
 }
 
+/// On the disk before it replaces the last one: a machine that fails leaves one of the two.
 fn write(file: &Path, witness: &Witness) -> std::io::Result<()> {
     let beside = file.with_extension("new");
-    std::fs::write(&beside, serde_json::to_vec(witness)?)?;
+    let mut fresh = std::fs::File::create(&beside)?;
+    fresh.write_all(&serde_json::to_vec(witness)?)?;
+    fresh.sync_data()?;
     std::fs::rename(&beside, file)
 }
 

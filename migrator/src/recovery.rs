@@ -11,14 +11,20 @@
 //! begun or not; both are expected. Anything else means that the store lost something, that
 //! somebody took something away, or that a machine died: to go on would be a guess.
 //!
+//! A store that lost something and was opened all the same, because a person said so, is told by a
+//! note ([`note_loss`]). A record from before it may be older than the world in ways that do not show,
+//! so it always waits for a person.
+//!
 //! # Assumptions
 //! Intent is in the record before an effect begins, so what exists is never ahead of it.
 
 use std::time::Duration;
 
 use domain::migration::EffectKind;
-use domain::{Host, Instance, Migration, Phase, Replica, Reservation, Routing, Side, WeightSplit};
-use store::{Key, Kind, StoreError};
+use domain::{
+    Host, Instance, Migration, Phase, Replica, Reservation, Routing, Side, Timestamp, WeightSplit,
+};
+use store::{Key, Kind, LogName, Store, StoreError, Transaction};
 
 use crate::driver::DriverError;
 use crate::saga::{Context, LogLine, log_name, published};
@@ -53,6 +59,35 @@ pub struct Observed {
     pub published: Option<u64>,
     /// Its log's last line.
     pub last_line: Option<LogLine>,
+    /// When a loss of the store was acknowledged last.
+    pub loss: Option<Timestamp>,
+}
+
+/// Where losses of the store are noted.
+fn losses() -> LogName {
+    LogName("migrator/losses".to_owned())
+}
+
+/// Notes that the store has lost something, and that a person has acknowledged it: to be called after
+/// it was opened so, and before anybody leads. What was under way waits for a person then.
+///
+/// # Errors
+/// The store's.
+pub async fn note_loss(store: &dyn Store, at: Timestamp) -> Result<(), StoreError> {
+    let note = Transaction::new().append(losses(), &at)?;
+    store.commit(note).await.map(|_| ())
+}
+
+/// When a loss was acknowledged last.
+async fn last_loss(store: &dyn Store) -> Result<Option<Timestamp>, StoreError> {
+    let log = store.read_log(&losses(), 0, usize::MAX).await?;
+    let parse = |entry: &store::LogEntry| {
+        serde_json::from_slice(&entry.value).map_err(|error| StoreError::Malformed {
+            what: format!("log {}", losses().0),
+            reason: error.to_string(),
+        })
+    };
+    log.last().map(parse).transpose()
 }
 
 /// What a phase says about a thing.
@@ -125,11 +160,22 @@ pub fn compare(record: &Migration, observed: &Observed) -> Verdict {
 
 /// The first thing that cannot be true together with the record.
 fn contradiction(record: &Migration, observed: &Observed) -> Option<String> {
-    log_differs(record, observed)
+    may_be_old(record, observed)
+        .or_else(|| log_differs(record, observed))
         .or_else(|| inventory_differs(record, observed))
         .or_else(|| replicas_differ(record, observed))
         .or_else(|| reservation_differs(record, observed))
         .or_else(|| routing_differs(record, observed))
+}
+
+/// Whether the record may be one that the world has left behind.
+fn may_be_old(record: &Migration, observed: &Observed) -> Option<String> {
+    let loss = observed.loss?;
+    let is_older = record.history.last().is_none_or(|last| last.at <= loss);
+    (is_older && !record.phase.is_final()).then(|| {
+        "the store has lost something since, which was acknowledged: the world may be further"
+            .to_owned()
+    })
 }
 
 fn log_differs(record: &Migration, observed: &Observed) -> Option<String> {
@@ -314,6 +360,7 @@ pub(crate) async fn examine(
         routing: parsed(routing)?,
         published,
         last_line,
+        loss: last_loss(&*context.store).await?,
     };
     let verdict = compare(migration, &observed);
     if verdict != Verdict::Resume {

@@ -23,8 +23,8 @@ use domain::{
 };
 use serde::de::DeserializeOwned;
 use store::{
-    Clock, Expect, Generation, Key, Kind, Lease, Record, SharedStore, StoreError, Transaction,
-    Typed,
+    Clock, Expect, Generation, Key, Kind, Lease, LogName, Record, SharedStore, StoreError,
+    Transaction, Typed,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -71,6 +71,17 @@ pub enum MigratorError {
         what: String,
         /// The epoch seen there.
         seen: Epoch,
+    },
+    /// The fleet of this store is divided otherwise.
+    #[error(
+        "migrator.shards is {ours}, but the fleet of this store is divided into {theirs}: a service's \
+         epochs are those of its shard's lease, so allowed is {theirs}"
+    )]
+    Divided {
+        /// What is set here.
+        ours: u32,
+        /// What whoever led first had set.
+        theirs: u32,
     },
 }
 
@@ -395,8 +406,13 @@ async fn lead_loop(
                     driven: Driven::default(),
                 };
                 let ended = lead(&shared, &term, ttl, &mut turns, &mut orders).await;
+                let mut never_again = false;
                 if let Err(error) = ended {
                     tracing::warn!(lease = name.0, %error, "leadership ended");
+                    never_again = matches!(error, MigratorError::Divided { .. });
+                    if never_again {
+                        shared.health.trouble(&name.0, &error);
+                    }
                     let went_back = matches!(error, MigratorError::WentBack { .. });
                     // A newer epoch somewhere is no surprise if somebody newer leads.
                     if went_back && shared.store.renew(&term.lease, ttl).await.is_ok() {
@@ -407,6 +423,10 @@ async fn lead_loop(
                 }
                 if let Err(error) = shared.store.release(&term.lease).await {
                     tracing::debug!(%error, "the lease was not given back");
+                }
+                if never_again {
+                    // Another setting needs another start.
+                    shared.cancel.cancelled().await;
                 }
             }
             Ok(None) => shared.health.well(&name.0),
@@ -469,7 +489,7 @@ async fn lead(
         biased;
         () = shared.cancel.cancelled() => return Ok(()),
         error = &mut is_lost => return Err(lease_lost(error)),
-        begun = take_over(shared, term, &running) => begun?,
+        begun = begin_term(shared, term, &running) => begun?,
     }
     let mut memory = Memory::default();
     let mut tick = tokio::time::interval(shared.settings.tick());
@@ -527,6 +547,45 @@ async fn others_turn(turns: &mut watch::Receiver<BTreeSet<Shard>>, shard: Shard)
         if turns.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+async fn begin_term(
+    shared: &Shared,
+    term: &Term,
+    running: &CancellationToken,
+) -> Result<(), MigratorError> {
+    same_division(shared, term).await?;
+    take_over(shared, term, running).await
+}
+
+/// Where the number of shards is written down by whoever leads first.
+fn division() -> LogName {
+    LogName("migrator/shards".to_owned())
+}
+
+/// Refuses to lead a part of a fleet that others divide otherwise: two leaders would each think that
+/// the same service is theirs, in epochs that say nothing to each other.
+async fn same_division(shared: &Shared, term: &Term) -> Result<(), MigratorError> {
+    let ours = shared.settings.shards;
+    if shared.store.read_log(&division(), 0, 1).await?.is_empty() {
+        let word = Transaction::new()
+            .fenced(&term.lease)
+            .append(division(), &ours)?;
+        shared.store.commit(word).await?;
+    }
+    // Read again: two that found nothing have both written, and the first one counts.
+    let log = shared.store.read_log(&division(), 0, 1).await?;
+    let theirs = log
+        .first()
+        .and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    match theirs {
+        Some(theirs) if theirs == ours => Ok(()),
+        Some(theirs) => Err(MigratorError::Divided { ours, theirs }),
+        None => Err(MigratorError::Store(StoreError::Malformed {
+            what: format!("log {}", division().0),
+            reason: "it does not begin with a number of shards".to_owned(),
+        })),
     }
 }
 

@@ -11,9 +11,15 @@
 //! # Ownership
 //! The file is locked by `redb`; a second process gets [`StoreError::Locked`].
 //!
+//! The file carries an identity and a revision that every change raises (`head`). Whoever keeps what
+//! he has seen of them ([`EmbeddedStore::last_seen`]) is told at the next opening when the file is
+//! gone, another one or an older copy.
+//!
 //! # Failure paths
 //! A crash before the file's commit loses the transaction, which nobody was told of; a crash after
 //! it keeps it. A record that does not parse when the file is opened is an error that names it.
+
+mod head;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,9 +33,11 @@ use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::key::{Durability, Key, Kind, LeaseName, LogName};
 use crate::record::{Committed, Lease, LogEntry, Record, Transaction};
+use crate::redis::{Opening, Witness};
 use crate::table::{self, LeaseState, Stored, Table};
 use crate::watch::{Change, Watch, Watchers};
 use crate::{Store, SystemClock};
+use head::Head;
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records-v1");
 const LOGS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("logs-v1");
@@ -43,6 +51,8 @@ pub struct EmbeddedStore {
 struct Shared {
     clock: Arc<dyn Clock>,
     watchers: Watchers,
+    /// Changed only while the table is held, after the file was.
+    head: Mutex<Head>,
     table: Mutex<Table>,
     database: Database,
 }
@@ -84,6 +94,28 @@ impl EmbeddedStore {
     /// # Errors
     /// As [`EmbeddedStore::open`].
     pub fn open_with_clock(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::open_as(path, clock, Opening::CreateIfAbsent, None)
+    }
+
+    /// Opens the file by somebody who knows what it was.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`]; [`StoreError::Lost`] and [`StoreError::Rewound`] when it is not
+    /// what the witness saw, unless the loss is acknowledged.
+    pub fn open_as(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        opening: Opening,
+        witness: Option<&Witness>,
+    ) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        if opening == Opening::Existing && !path.exists() {
+            // Looked at first: opening would make it.
+            return Err(StoreError::Lost {
+                store: name,
+                reason: "its file is gone".to_owned(),
+            });
+        }
         let database = Database::create(path).map_err(|source| {
             let path = path.display().to_string();
             if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
@@ -96,14 +128,22 @@ impl EmbeddedStore {
             }
         })?;
         let table = load(&database)?;
+        let head = Head::join(&database, &name, opening, witness, clock.now())?;
         Ok(Self {
             shared: Arc::new(Shared {
                 clock,
                 watchers: Watchers::new(),
+                head: Mutex::new(head),
                 table: Mutex::new(table),
                 database,
             }),
         })
+    }
+
+    /// What the file is known by and how far it is, to be kept and given to
+    /// [`EmbeddedStore::open_as`] later.
+    pub fn last_seen(&self) -> Witness {
+        self.shared.head().witness()
     }
 
     /// Runs `work` where it may wait for the disk without holding up other tasks.
@@ -166,6 +206,11 @@ impl Shared {
         // The table is changed only after every check and the file's commit, so it is whole even
         // if a holder of the lock panicked.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn head(&self) -> MutexGuard<'_, Head> {
+        // One assignment changes it, so it is whole.
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
@@ -247,7 +292,16 @@ impl Shared {
                     .map_err(&failed)?;
             }
         }
-        write.commit().map_err(unavailable("write"))
+        self.finish(write)
+    }
+
+    /// Commits, with the head that counts it.
+    fn finish(&self, write: redb::WriteTransaction) -> Result<(), StoreError> {
+        let next = self.head().next();
+        next.put(&write)?;
+        write.commit().map_err(unavailable("write"))?;
+        *self.head() = next;
+        Ok(())
     }
 
     fn lease(&self, name: &LeaseName) -> Result<Option<LeaseState>, StoreError> {
@@ -261,9 +315,10 @@ impl Shared {
         let found = leases
             .get(name.0.as_str())
             .map_err(unavailable("read a lease"))?;
-        found
+        let state = found
             .map(|value| decode(&name.0, value.value()))
-            .transpose()
+            .transpose()?;
+        Ok(self.head().counts(state))
     }
 
     fn set_lease(&self, name: &LeaseName, state: &LeaseState) -> Result<(), StoreError> {
@@ -280,7 +335,7 @@ impl Shared {
                 .insert(name.0.as_str(), bytes.as_slice())
                 .map_err(unavailable("write a lease"))?;
         }
-        write.commit().map_err(unavailable("write a lease"))
+        self.finish(write)
     }
 
     fn read_log(&self, log: &str, from: u64, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
@@ -436,6 +491,68 @@ mod tests {
         );
         assert_eq!(store.get(&traffic).await.unwrap(), None);
         assert_eq!(store.read_log(&log, 0, 10).await.unwrap().len(), 1);
+    }
+
+    fn lease_of(store: &EmbeddedStore) -> impl Future<Output = Lease> + '_ {
+        let ttl = Duration::from_hours(1);
+        async move {
+            let holder = HolderId::new("one").unwrap();
+            let name = LeaseName("l".to_owned());
+            store.acquire(&name, &holder, ttl).await.unwrap().unwrap()
+        }
+    }
+
+    fn open_knowing(
+        path: &Path,
+        opening: Opening,
+        seen: &Witness,
+    ) -> Result<EmbeddedStore, StoreError> {
+        EmbeddedStore::open_as(path, Arc::new(SystemClock), opening, Some(seen))
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_another_or_an_older_copy_is_refused_by_name_until_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let copy = folder.path().join("copy.redb");
+        let key = Key::new(Kind::Host, "a");
+        let put = |value: u8| Transaction::new().put(key.clone(), Expect::Any, &value);
+        {
+            let store = EmbeddedStore::open(&path).unwrap();
+            store.commit(put(1).unwrap()).await.unwrap();
+        }
+        std::fs::copy(&path, &copy).unwrap();
+        let (seen, lease) = {
+            let store = EmbeddedStore::open(&path).unwrap();
+            let lease = lease_of(&store).await;
+            store.commit(put(2).unwrap().fenced(&lease)).await.unwrap();
+            (store.last_seen(), lease)
+        };
+        // What was seen is there: it goes on.
+        drop(open_knowing(&path, Opening::Existing, &seen).unwrap());
+
+        std::fs::copy(&copy, &path).unwrap();
+        let back = open_knowing(&path, Opening::Existing, &seen).err();
+        assert!(matches!(back, Some(StoreError::Rewound { .. })), "{back:?}");
+        std::fs::remove_file(&path).unwrap();
+        let gone = open_knowing(&path, Opening::Existing, &seen).err();
+        assert!(matches!(gone, Some(StoreError::Lost { .. })), "{gone:?}");
+        assert!(!path.exists(), "nothing was put in its place");
+        drop(EmbeddedStore::open(&path).unwrap());
+        let other = open_knowing(&path, Opening::Existing, &seen).err();
+        assert!(matches!(other, Some(StoreError::Lost { .. })), "{other:?}");
+
+        // The older copy again, and a person who takes it as the truth.
+        std::fs::copy(&copy, &path).unwrap();
+        let store = open_knowing(&path, Opening::AcknowledgeLoss, &seen).unwrap();
+        let stale = store.commit(put(3).unwrap().fenced(&lease)).await;
+        assert!(matches!(stale, Err(StoreError::Fenced { .. })), "{stale:?}");
+        let next = lease_of(&store).await;
+        assert!(next.epoch > lease.epoch, "epochs go on above what was lost");
+        store.commit(put(4).unwrap().fenced(&next)).await.unwrap();
+        let seen = store.last_seen();
+        drop(store);
+        drop(open_knowing(&path, Opening::Existing, &seen).unwrap());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 pub use key::{Durability, Key, Kind, LeaseName, LogName};
-pub use memory::MemoryStore;
+pub use memory::{Earlier, MemoryStore};
 pub use record::{
     Committed, Expect, Fence, Generation, Lease, LogEntry, Record, Transaction, Typed, Write,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::HolderId;
+use domain::{Epoch, HolderId, Timestamp};
 
 use crate::clock::Clock;
 use crate::error::StoreError;
@@ -21,7 +21,7 @@ pub struct MemoryStore {
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inner {
     table: Table,
     logs: BTreeMap<LogName, Vec<Vec<u8>>>,
@@ -43,12 +43,37 @@ impl MemoryStore {
         }
     }
 
+    /// What is in it now, as a copy of a server's file would be.
+    pub fn copy(&self) -> Earlier {
+        Earlier(self.lock().clone())
+    }
+
+    /// Puts an earlier copy back, as it comes up after the loss was acknowledged: leases are void, and
+    /// epochs go on above all that were ever given.
+    pub fn put_back(&self, earlier: &Earlier) {
+        let mut inner = self.lock();
+        let mut leases = std::mem::take(&mut inner.leases);
+        for state in leases.values_mut() {
+            state.epoch = Epoch(state.epoch.0 + 1);
+            state.holder = None;
+            state.expires_at = Timestamp(0);
+        }
+        *inner = earlier.0.clone();
+        inner.leases = leases;
+        for kind in Kind::ALL {
+            self.watchers.missed(kind);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock was held can only have come from a failed allocation; the maps
         // are changed only after every check has passed, so they are whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// What a store held once.
+pub struct Earlier(Inner);
 
 impl Default for MemoryStore {
     fn default() -> Self {

@@ -37,7 +37,7 @@ pub(crate) struct LeaseState {
 }
 
 /// Records by key.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
     records: BTreeMap<Key, Stored>,
 }

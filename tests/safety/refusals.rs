@@ -8,7 +8,9 @@ use crate::my_turn;
 fn choice(plane: &mut Plane) -> &mut RedisChoice {
     match &mut plane.config.store {
         StoreChoice::Redis(choice) => choice,
-        StoreChoice::Embedded => panic!("this lab is on Redis"),
+        StoreChoice::Embedded | StoreChoice::EmbeddedAcknowledgeLoss => {
+            panic!("this lab is on Redis")
+        }
     }
 }
 

@@ -11,6 +11,9 @@ pub(crate) struct Totals {
     pub(crate) seeds: u64,
     pub(crate) violations: usize,
     pub(crate) simulated_ms: u64,
+    /// Seeds whose world had a network, and the streams that were opened over it.
+    networks: u64,
+    streams: u64,
     outcomes: BTreeMap<&'static str, u64>,
     answers: u64,
     sum: Counters,
@@ -22,6 +25,8 @@ impl Totals {
         self.violations += report.violations.len();
         self.simulated_ms += report.simulated_ms;
         self.answers += report.answers;
+        self.networks += u64::from(report.streams > 0);
+        self.streams += report.streams;
         for (phase, count) in &report.outcomes {
             *self.outcomes.entry(phase).or_default() += count;
         }
@@ -32,10 +37,17 @@ impl Totals {
         sum.store_faults += one.store_faults;
         sum.driver_faults += one.driver_faults;
         sum.late += one.late;
-        sum.fenced += one.fenced;
+        sum.zombies.store += one.zombies.store;
+        sum.zombies.driver += one.zombies.driver;
+        sum.zombies.xds += one.zombies.xds;
         for (fault, count) in &one.faults {
             *sum.faults.entry(fault).or_default() += count;
         }
+    }
+
+    /// Acts of deposed leaders that arrived and were refused.
+    pub(crate) fn zombies(&self) -> u64 {
+        self.sum.zombies.all()
     }
 
     /// What there is too little of, if there is: a world in which nothing happens passes nothing.
@@ -43,6 +55,7 @@ impl Totals {
         let of = |name| self.outcomes.get(name).copied().unwrap_or(0);
         let faults: u64 = self.sum.faults.values().sum();
         let least = [
+            ("streams over a network", self.streams, self.networks * 3),
             ("migrations done", of("done"), self.seeds / 2),
             ("migrations rolled back", of("rolled back"), self.seeds / 8),
             ("faults", faults, self.seeds),
@@ -64,8 +77,18 @@ impl Totals {
             ),
             ("late calls", self.sum.late, self.seeds / 50),
             (
-                "stale writes and effects refused",
-                self.sum.fenced,
+                "acts of deposed leaders",
+                self.sum.zombies.all(),
+                self.seeds / 4,
+            ),
+            (
+                "acts of deposed leaders at the store",
+                self.sum.zombies.store,
+                self.seeds / 20,
+            ),
+            (
+                "acts of deposed leaders at the driver",
+                self.sum.zombies.driver,
                 self.seeds / 50,
             ),
         ];
@@ -87,6 +110,11 @@ impl fmt::Display for Totals {
             self.answers
         )?;
         writeln!(f, "faults: {}", list(&self.sum.faults))?;
+        writeln!(
+            f,
+            "worlds with a network: {}, with {} streams over HTTP/2",
+            self.networks, self.streams
+        )?;
         let Counters {
             requests,
             explained,
@@ -101,12 +129,20 @@ impl fmt::Display for Totals {
             store_faults,
             driver_faults,
             late,
-            fenced,
+            zombies,
             ..
         } = &self.sum;
         writeln!(
             f,
-            "calls gone wrong: {store_faults} to the store, {driver_faults} to the driver; {late} landed late, {fenced} stale ones were refused"
+            "calls gone wrong: {store_faults} to the store, {driver_faults} to the driver; {late} landed late"
+        )?;
+        writeln!(
+            f,
+            "zombies: {} acts of deposed leaders were refused: {} by the store, {} by the driver, {} by the control plane",
+            zombies.all(),
+            zombies.store,
+            zombies.driver,
+            zombies.xds
         )
     }
 }

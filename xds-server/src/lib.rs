@@ -46,4 +46,4 @@ mod wire;
 pub use config::XdsConfig;
 pub use error::XdsError;
 pub use server::XdsServer;
-pub use tls::{Security, TlsFiles, names_of};
+pub use tls::{Link, Security, TlsFiles, names_of};

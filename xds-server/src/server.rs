@@ -1,6 +1,7 @@
 //! Puts the parts together and keeps them running.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::services::{
     Secrets, Shared,
 };
 use crate::telemetry::SharedTelemetry;
-use crate::tls::{Connection, Door};
+use crate::tls::{self, Door, Incoming, Link};
 
 /// How long the end of connections and tasks is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -43,6 +44,41 @@ const WINDOW: u32 = 256 * 1024;
 const STREAMS_PER_CONNECTION: u32 = 128;
 /// Bytes of a request's headers.
 const MAX_HEADERS: u32 = 16 * 1024;
+
+/// Where connections come from.
+enum Entrance {
+    Door(TcpListener),
+    Links(mpsc::Receiver<Box<dyn Link>>),
+}
+
+/// Takes connections in, until the end.
+type Accepting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Entrance {
+    fn open(
+        self,
+        config: &XdsConfig,
+        metrics: &Arc<Metrics>,
+        stop: &CancellationToken,
+    ) -> Result<(Incoming, Accepting), XdsError> {
+        match self {
+            Self::Door(listener) => {
+                let door = Door {
+                    listener,
+                    security: config.security.clone(),
+                    max_handshakes: config.max_handshakes,
+                    metrics: Arc::clone(metrics),
+                };
+                let (incoming, accepting) = door.open(stop.clone())?;
+                Ok((incoming, Box::pin(accepting)))
+            }
+            Self::Links(links) => {
+                let (incoming, accepting) = tls::given(links, stop.clone());
+                Ok((incoming, Box::pin(accepting)))
+            }
+        }
+    }
+}
 
 /// A running control plane. Dropping it without [`XdsServer::shutdown`] stops it too, but does not
 /// wait for it.
@@ -73,7 +109,33 @@ impl XdsServer {
         };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
+        Self::begin(config, store, clock, address, Entrance::Door(listener)).await
+    }
 
+    /// As [`XdsServer::start`], over connections that are handed in instead of a port: in memory, so
+    /// that a simulation runs all of it on a clock of its own. Nobody's name is proven on them. It
+    /// stops when there can be no more.
+    ///
+    /// # Errors
+    /// [`XdsError`] when a setting is out of range, or the store cannot be read.
+    pub async fn start_over(
+        config: XdsConfig,
+        store: SharedStore,
+        clock: Arc<dyn Clock>,
+        links: mpsc::Receiver<Box<dyn Link>>,
+    ) -> Result<Self, XdsError> {
+        config.validate()?;
+        let address = config.listen;
+        Self::begin(config, store, clock, address, Entrance::Links(links)).await
+    }
+
+    async fn begin(
+        config: XdsConfig,
+        store: SharedStore,
+        clock: Arc<dyn Clock>,
+        address: SocketAddr,
+        entrance: Entrance,
+    ) -> Result<Self, XdsError> {
         let (commands, inbox) = mpsc::channel(INBOX);
         let telemetry = SharedTelemetry::default();
         let watcher = Watcher::new(&store, commands.clone(), telemetry.clone(), config.debounce);
@@ -88,13 +150,7 @@ impl XdsServer {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let metrics = Arc::<Metrics>::default();
         let events = Events::new(Arc::clone(&clock));
-        let door = Door {
-            listener,
-            security: config.security.clone(),
-            max_handshakes: config.max_handshakes,
-            metrics: Arc::clone(&metrics),
-        };
-        let (incoming, accepting) = door.open(stop.clone())?;
+        let (incoming, accepting) = entrance.open(&config, &metrics, &stop)?;
         let admin = match config.admin {
             None => None,
             Some(address) => {
@@ -231,11 +287,7 @@ async fn known_nodes(store: &SharedStore) -> Result<Vec<NodeId>, StoreError> {
     parsed.collect()
 }
 
-async fn serve(
-    incoming: mpsc::Receiver<std::io::Result<Connection>>,
-    shared: Shared,
-    stop: CancellationToken,
-) {
+async fn serve(incoming: Incoming, shared: Shared, stop: CancellationToken) {
     let lrs =
         LoadReportingServiceServer::new(Lrs(shared.clone())).max_decoding_message_size(MAX_MESSAGE);
     let als =

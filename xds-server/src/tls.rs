@@ -182,10 +182,17 @@ pub fn names_of(certificate: &CertificateDer<'_>) -> BTreeSet<String> {
         .collect()
 }
 
+/// A stream of bytes that somebody else has made: one in memory, say.
+pub trait Link: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static> Link for T {}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Connection {
     Plain(TcpStream),
+    /// Handed in by whoever runs the server; nobody asked who is at its other end.
+    Given(Box<dyn Link>),
     Secured(Box<TlsStream<TcpStream>>, Peer),
 }
 
@@ -194,7 +201,7 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         match self {
-            Self::Plain(_) => Peer::Unproven,
+            Self::Plain(_) | Self::Given(_) => Peer::Unproven,
             Self::Secured(_, peer) => peer.clone(),
         }
     }
@@ -208,6 +215,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Given(stream) => Pin::new(stream).poll_read(context, into),
             Self::Secured(stream, _) => Pin::new(stream).poll_read(context, into),
         }
     }
@@ -221,6 +229,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, from),
+            Self::Given(stream) => Pin::new(stream).poll_write(context, from),
             Self::Secured(stream, _) => Pin::new(stream).poll_write(context, from),
         }
     }
@@ -232,6 +241,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, from),
+            Self::Given(stream) => Pin::new(stream).poll_write_vectored(context, from),
             Self::Secured(stream, _) => Pin::new(stream).poll_write_vectored(context, from),
         }
     }
@@ -239,6 +249,7 @@ impl AsyncWrite for Connection {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Given(stream) => stream.is_write_vectored(),
             Self::Secured(stream, _) => stream.is_write_vectored(),
         }
     }
@@ -246,6 +257,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Given(stream) => Pin::new(stream).poll_flush(context),
             Self::Secured(stream, _) => Pin::new(stream).poll_flush(context),
         }
     }
@@ -253,9 +265,32 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Given(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Secured(stream, _) => Pin::new(stream).poll_shutdown(context),
         }
     }
+}
+
+/// Takes in connections that are handed in, until there can be no more.
+pub(crate) fn given(
+    mut links: mpsc::Receiver<Box<dyn Link>>,
+    stop: CancellationToken,
+) -> (Incoming, impl Future<Output = ()> + Send + 'static) {
+    let (out, incoming) = mpsc::channel(BACKLOG);
+    let taking = async move {
+        loop {
+            let link = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                link = links.recv() => link,
+            };
+            let Some(link) = link else { return };
+            if out.send(Ok(Connection::Given(link))).await.is_err() {
+                return;
+            }
+        }
+    };
+    (incoming, taking)
 }
 
 /// Takes connections in, with a limited number of handshakes at once.
@@ -267,7 +302,7 @@ pub(crate) struct Door {
 }
 
 /// A connection that counts while it lives.
-type Incoming = mpsc::Receiver<io::Result<Connection>>;
+pub(crate) type Incoming = mpsc::Receiver<io::Result<Connection>>;
 
 impl Door {
     /// Opens. The files are read first: a server that cannot prove who it is does not start.

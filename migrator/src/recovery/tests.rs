@@ -172,6 +172,7 @@ fn worlds(record: &Migration) -> Vec<Observed> {
         }),
         published: Some(5),
         last_line: (record.pending.is_some()).then_some(line),
+        loss: None,
     };
     let mut after = before.clone();
     match pending {
@@ -383,4 +384,39 @@ fn what_is_missing_or_of_another_is_named() {
         }
     };
     all_say(&questions(other_line, any), "its log ends with done");
+}
+
+#[test]
+fn what_is_older_than_an_acknowledged_loss_waits_for_a_person_whatever_it_looks_like() {
+    let record = fresh();
+    let mut observed = Observed {
+        original: Some(record.original.clone()),
+        instance: Some(instance()),
+        target: serde_json::from_value(serde_json::json!({
+            "id": "b", "capacity": Capacity::default()
+        }))
+        .unwrap(),
+        ..Observed::default()
+    };
+    assert_eq!(compare(&record, &observed), Verdict::Resume);
+    observed.loss = Some(Timestamp(7));
+    let verdict = compare(&record, &observed);
+    let Verdict::Park(question) = &verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(question.contains("lost something since"), "{question}");
+    // Once a person has answered, the record is younger.
+    let mut younger = record;
+    younger.history[0].at = Timestamp(8);
+    assert_eq!(compare(&younger, &observed), Verdict::Resume);
+}
+
+#[tokio::test]
+async fn the_last_loss_counts() {
+    let store = store::MemoryStore::new();
+    assert_eq!(last_loss(&store).await, Ok(None));
+    for at in [3, 9] {
+        note_loss(&store, Timestamp(at)).await.unwrap();
+    }
+    assert_eq!(last_loss(&store).await, Ok(Some(Timestamp(9))));
 }

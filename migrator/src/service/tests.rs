@@ -88,6 +88,34 @@ async fn an_epoch_that_went_back_is_named_and_nobody_leads() {
     migrator.shutdown().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn another_number_of_shards_is_refused_by_name_and_nobody_else_is_disturbed() {
+    let store = shared();
+    let first = start(&store, "one", 2);
+    until("it leads everything", async || {
+        held(&store, 2).await.len() == 2
+    })
+    .await;
+    let other = start(&store, "two", 4);
+    until("it is refused", async || !other.troubles().is_empty()).await;
+    let troubles = other.troubles();
+    let words: Vec<&String> = troubles.values().collect();
+    assert!(
+        words[0].contains("migrator.shards is 4") && words[0].contains("allowed is 2"),
+        "{words:?}"
+    );
+    sleep(Duration::from_secs(10)).await;
+    assert!(!other.troubles().is_empty(), "that does not go by itself");
+    assert!(held(&store, 4).await.is_empty(), "it leads nothing");
+    assert!(first.troubles().is_empty(), "{:?}", first.troubles());
+    other.shutdown().await;
+    first.shutdown().await;
+    // Nor when nobody else runs: the epochs are still there.
+    let third = start(&store, "three", 1);
+    until("it is refused, too", async || !third.troubles().is_empty()).await;
+    third.shutdown().await;
+}
+
 /// A driver that another leader has claimed meanwhile.
 struct Claimed(SharedStore);
 

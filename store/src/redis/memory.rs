@@ -53,6 +53,11 @@ impl Memory {
         }
     }
 
+    /// What was seen so far, also when the store has failed it since.
+    pub(super) fn last(&self) -> Witness {
+        self.lock().witness.clone().unwrap_or_default()
+    }
+
     /// A connection joined the store.
     pub(super) fn joined(&self, witness: Witness) {
         self.lock().witness = Some(witness);

@@ -116,4 +116,10 @@ impl RedisStore {
     pub fn witness(&self) -> Result<Witness, StoreError> {
         Ok(self.core.memory.recall()?.unwrap_or_default())
     }
+
+    /// What this client has seen, also when the store has failed it since: then more than ever it
+    /// must be kept, for whoever opens the store next.
+    pub fn last_seen(&self) -> Witness {
+        self.core.memory.last()
+    }
 }

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::checks;
 use super::faults::{Fault, Planted};
 use super::machines::{Epoch0, Gave, Room};
-use super::pause::Pause;
+use super::pause::{Act, Pause};
 use super::world::{State, World};
 
 type Deed = Box<dyn FnOnce(&mut State) -> Result<Gave, String> + Send>;
@@ -91,6 +91,10 @@ impl SimDriver {
         operation: &'static str,
         deed: Deed,
     ) -> Result<Gave, DriverError> {
+        self.pause.comes(Act::Effect);
+        if self.pause.is_stopped() {
+            return self.stopped_before(ctx, operation, deed).await;
+        }
         self.pause.pass().await;
         let fate = self.fate();
         let landing = fate.lands_after.map(|after| {
@@ -119,6 +123,32 @@ impl SimDriver {
                 sleep(Duration::from_millis(fate.back)).await;
                 Err(transient(operation, ctx))
             }
+        };
+        self.pause.pass().await;
+        result
+    }
+}
+
+impl SimDriver {
+    /// A call whose thread was stopped just before it: it is made when the process goes on.
+    async fn stopped_before(
+        &self,
+        ctx: &OpContext,
+        operation: &'static str,
+        deed: Deed,
+    ) -> Result<Gave, DriverError> {
+        let (world, pause, own) = (
+            Arc::clone(&self.world),
+            Arc::clone(&self.pause),
+            ctx.clone(),
+        );
+        let landing = tokio::spawn(async move {
+            pause.pass().await;
+            land(&world, &own, operation, deed).await
+        });
+        let result = match landing.await {
+            Ok(result) => result,
+            Err(_) => Err(transient(operation, ctx)),
         };
         self.pause.pass().await;
         result
@@ -167,7 +197,7 @@ async fn land(
     let seen = state.machines.seen.0;
     if ctx.epoch < seen {
         if !world.has(Planted::NoDriverFence) {
-            state.counters.fenced += 1;
+            state.counters.zombies.driver += 1;
             return Err(DriverError::Fenced {
                 operation,
                 ours: ctx.epoch,

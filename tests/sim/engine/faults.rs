@@ -27,6 +27,9 @@ pub(crate) enum Fault {
     LeaderCrash,
     /// The leader's process stands still, longer than its lease.
     LeaderPause,
+    /// One leader after the other stands still between its look at the lease and an act, until
+    /// another leads, and then goes on with the act.
+    LeaderZombie,
     /// The store answers some calls with errors, before or after the commit.
     StoreErrors,
     /// Some calls to the store get no answer in time; some of these land, late.
@@ -61,6 +64,19 @@ pub(crate) enum Fault {
     BadShadow,
     /// A shadow that takes part of the traffic dies.
     ShadowDies,
+    /// Nothing goes between a proxy and the control plane; both keep what they have to say.
+    Partition(usize),
+    /// What a proxy says does not arrive.
+    DeafPlane(usize),
+    /// What a proxy is told does not arrive.
+    DeafProxy(usize),
+    /// A proxy's connection breaks, once.
+    NetReset(usize),
+    /// A proxy's process starts anew, with nothing.
+    ProxyRestart(usize),
+    /// The store is put back to what it held when the fault began. Whoever saw more finds out and
+    /// stops; a person starts the migrators anew and acknowledges the loss.
+    StoreRewind,
 }
 
 impl Fault {
@@ -69,6 +85,7 @@ impl Fault {
         match self {
             Self::LeaderCrash => "leader crash",
             Self::LeaderPause => "leader pause",
+            Self::LeaderZombie => "leader stands in the act",
             Self::StoreErrors => "store errors",
             Self::StoreHangs => "store hangs",
             Self::LeaderCutOff => "leader cut off",
@@ -86,6 +103,12 @@ impl Fault {
             Self::Abort => "abort",
             Self::BadShadow => "bad shadow",
             Self::ShadowDies => "shadow dies",
+            Self::Partition(_) => "partition",
+            Self::DeafPlane(_) => "one way: plane deaf",
+            Self::DeafProxy(_) => "one way: proxy deaf",
+            Self::NetReset(_) => "connection breaks",
+            Self::ProxyRestart(_) => "proxy restarts",
+            Self::StoreRewind => "store rewind",
         }
     }
 
@@ -111,6 +134,52 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// One of the network, or of who is at its end: only where there is one.
+    fn of_the_network(rng: &mut Rng, proxies: usize) -> Self {
+        let proxy = rng.index(proxies);
+        match rng.between(0, 5) {
+            0 => Self::Partition(proxy),
+            1 => Self::DeafPlane(proxy),
+            2 => Self::DeafProxy(proxy),
+            3 => Self::NetReset(proxy),
+            _ => Self::ProxyRestart(proxy),
+        }
+    }
+
+    /// The proxy that it hits.
+    pub(crate) const fn proxy(self) -> Option<usize> {
+        match self {
+            Self::ProxyAway(proxy)
+            | Self::ProxySlow(proxy)
+            | Self::ProxyMute(proxy)
+            | Self::Partition(proxy)
+            | Self::DeafPlane(proxy)
+            | Self::DeafProxy(proxy)
+            | Self::NetReset(proxy)
+            | Self::ProxyRestart(proxy) => Some(proxy),
+            Self::LeaderCrash
+            | Self::LeaderPause
+            | Self::LeaderZombie
+            | Self::StoreErrors
+            | Self::StoreHangs
+            | Self::LeaderCutOff
+            | Self::LeaderDeaf
+            | Self::LeaderHeld
+            | Self::DriverFails
+            | Self::DriverUnclear
+            | Self::DriverSlow
+            | Self::DriverDead
+            | Self::PlaneDown
+            | Self::PlaneCutOff
+            | Self::Abort
+            | Self::BadShadow
+            | Self::ShadowDies
+            | Self::StoreRewind => None,
+        }
+    }
+}
+
 /// A fault with its time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Planned {
@@ -120,10 +189,13 @@ pub(crate) struct Planned {
 }
 
 /// The faults of a seed.
-pub(crate) fn plan(seed: u64, proxies: usize) -> Vec<Planned> {
+pub(crate) fn plan(seed: u64, proxies: usize, wire: bool) -> Vec<Planned> {
     let mut rng = Rng::new(seed, 1);
     // Drawn apart, so that the other faults stay those of their seeds.
     let mut one_way = Rng::new(seed, 9);
+    let mut network = Rng::new(seed, 11);
+    let mut rewind = Rng::new(seed, 12);
+    let mut zombies = Rng::new(seed, 13);
     // One in twelve seeds shows how the world goes by itself.
     let count = [0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3][rng.index(12)];
     (0..count)
@@ -134,15 +206,32 @@ pub(crate) fn plan(seed: u64, proxies: usize) -> Vec<Planned> {
             } else {
                 fault
             };
+            let fault = if wire && network.in_thousand(450) {
+                Fault::of_the_network(&mut network, proxies)
+            } else {
+                fault
+            };
+            let fault = if rewind.in_thousand(40) {
+                Fault::StoreRewind
+            } else {
+                fault
+            };
             let from_ms = rng.between(1_500, 17_000);
             let lasts = if fault == Fault::LeaderPause {
                 rng.between(2_500, 8_000)
-            } else if matches!(fault, Fault::ProxyAway(_) | Fault::ProxyMute(_)) {
+            } else if fault.proxy().is_some() && !matches!(fault, Fault::ProxySlow(_)) {
                 rng.between(2_000, 12_000)
             } else {
                 rng.between(300, 9_000)
             };
             let to_ms = (from_ms + lasts).min(HEALED_MS - 500);
+            if zombies.in_thousand(260) {
+                return Planned {
+                    fault: Fault::LeaderZombie,
+                    from_ms: zombies.between(1_500, 5_000),
+                    to_ms: HEALED_MS - 4_000,
+                };
+            }
             Planned {
                 fault,
                 from_ms,

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::checks;
 use super::faults::{Fault, Planted};
-use super::pause::Pause;
+use super::pause::{Act, Pause};
 use super::world::World;
 
 /// How long a client waits for the store.
@@ -48,16 +48,20 @@ pub(crate) struct FaultyStore {
     pub(crate) world: Arc<World>,
     pub(crate) client: usize,
     pub(crate) pause: Arc<Pause>,
+    /// How often the store had been put back when this client opened it.
+    era: u64,
     /// Planted: what this client believes of records whose write had an unknown outcome.
     believed: Mutex<BTreeMap<Key, Option<Record>>>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(world: Arc<World>, client: usize, pause: Arc<Pause>) -> Self {
+        let era = world.state().era;
         Self {
             world,
             client,
             pause,
+            era,
             believed: Mutex::default(),
         }
     }
@@ -116,9 +120,11 @@ impl FaultyStore {
         work: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         self.pause.pass().await;
+        self.world.remembers(self.era)?;
         let result = match self.fate() {
             Fate::Fine { to, back } => {
                 sleep(Duration::from_millis(to)).await;
+                self.world.remembers(self.era)?;
                 let result = work.await;
                 sleep(Duration::from_millis(back)).await;
                 result
@@ -143,7 +149,17 @@ impl FaultyStore {
         operation: &'static str,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let (world, era) = (Arc::clone(&self.world), self.era);
+        let work = async move {
+            // A call to a server that was put back arrives at none.
+            world.remembers(era)?;
+            work.await
+        };
+        if self.pause.is_stopped() {
+            return self.stopped_before(operation, work).await;
+        }
         self.pause.pass().await;
+        self.world.remembers(self.era)?;
         let result = match self.fate() {
             Fate::Fine { to, back } => {
                 let landing = tokio::spawn(async move {
@@ -196,6 +212,26 @@ impl FaultyStore {
         result
     }
 
+    /// A call whose thread was stopped just before it: it is made when the process goes on, also if
+    /// the lease has run out meanwhile and everybody else in the process knows it.
+    async fn stopped_before<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let pause = Arc::clone(&self.pause);
+        let landing = tokio::spawn(async move {
+            pause.pass().await;
+            work.await
+        });
+        let result = match landing.await {
+            Ok(result) => result,
+            Err(_) => Err(unavailable(operation)),
+        };
+        self.pause.pass().await;
+        result
+    }
+
     /// What this client answers without asking: a record, or that there is none.
     fn believes(&self, key: &Key) -> Option<Believed> {
         let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,7 +278,16 @@ async fn land(
     let mut state = world.state();
     match &result {
         Ok(_) => checks::committed(&mut state, client, &seen),
-        Err(StoreError::Fenced { .. }) => state.counters.fenced += 1,
+        Err(StoreError::Fenced { .. }) => {
+            state.counters.zombies.store += 1;
+            let weights = seen.writes.iter();
+            let weights = weights.filter(|write| write.key.kind == Kind::Routing && state.wire);
+            let weights: Vec<_> = weights.cloned().collect();
+            for write in weights {
+                let value = write.value.as_deref().unwrap_or_default();
+                state.net.refused(&write.key.id, value);
+            }
+        }
         Err(_) => {}
     }
     result
@@ -262,6 +307,12 @@ impl Store for FaultyStore {
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        let mut writes = transaction.writes.iter();
+        let weights = writes.any(|write| write.key.kind == Kind::Routing);
+        if transaction.fence.is_some() {
+            let act = if weights { Act::Weights } else { Act::Commit };
+            self.pause.comes(act);
+        }
         let mut before = Vec::new();
         if self.world.has(Planted::UnknownIsFailed) {
             for write in &transaction.writes {

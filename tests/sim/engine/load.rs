@@ -46,6 +46,11 @@ impl Load {
         }
     }
 
+    /// A proxy ends, and its requests with it.
+    pub(crate) fn end_with(&mut self, proxy: usize) {
+        self.open.retain(|open| open.proxy != proxy);
+    }
+
     /// Requests in progress at a replica.
     pub(crate) fn at(&self, endpoint: Endpoint) -> usize {
         self.open
@@ -73,6 +78,9 @@ pub(crate) fn step(state: &mut State, now: u64, at: Timestamp) {
 
 fn send(state: &mut State, index: usize, now: u64) {
     let service = SERVICES[state.load.rng.index(SERVICES.len())];
+    if !state.proxies[index].serves {
+        return;
+    }
     state.counters.requests += 1;
     let proxy = &mut state.proxies[index];
     let Some((cluster, endpoint)) = proxy.choose(service) else {
@@ -161,8 +169,19 @@ fn report(state: &mut State, at: Timestamp) {
         if state.is(Fault::ProxyMute(index)) {
             continue;
         }
-        let proxy = &mut state.proxies[index];
-        if proxy.stream.is_none() {
+        let State {
+            proxies,
+            net,
+            wire,
+            plane,
+            ..
+        } = &mut *state;
+        let proxy = &mut proxies[index];
+        if let Some(lines) = net.lines.get_mut(&index) {
+            lines.report(&proxy.node, &proxy.counts);
+            continue;
+        }
+        if *wire || proxy.stream.is_none() {
             continue;
         }
         proxy.reports += 1;
@@ -173,6 +192,6 @@ fn report(state: &mut State, at: Timestamp) {
             clusters: proxy.counts.clone(),
             ..NodeTraffic::default()
         };
-        state.plane.telemetry.insert(proxy.node.clone(), told);
+        plane.telemetry.insert(proxy.node.clone(), told);
     }
 }

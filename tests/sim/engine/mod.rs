@@ -9,6 +9,9 @@
 //! One thread, tokio's paused clock, and every random number from the seed: the same seed gives
 //! the same history. Each seed has a runtime of its own.
 //!
+//! Every second seed is a world of the other kind ([`wire`]): there the control plane is all of the real
+//! one, and its clients speak to it over HTTP/2, through a network that has faults of its own.
+//!
 //! # What is checked
 //! [`checks`] at every commit, driver call and step; [`rest`] at the end; [`operator`] that
 //! everything comes to rest in bounded simulated time after the faults are healed.
@@ -30,6 +33,7 @@ mod proxy;
 mod rest;
 mod rng;
 mod setup;
+mod wire;
 mod world;
 
 use std::collections::BTreeMap;
@@ -65,33 +69,52 @@ pub(crate) struct Report {
     /// Answers that parked migrations were given.
     pub(crate) answers: u64,
     pub(crate) simulated_ms: u64,
+    /// Streams that were opened over a network.
+    pub(crate) streams: u64,
     pub(crate) lines: Vec<String>,
 }
 
-/// Runs a seed.
+/// Whether a seed's world has a network.
+pub(crate) const fn has_network(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
+/// Runs a seed. Planted bugs are those of worlds without a network.
 ///
 /// # Panics
 /// When there is no runtime to be had, or the world cannot be set up.
 pub(crate) fn run(seed: u64, planted: Option<Planted>) -> Report {
+    run_as(seed, planted, planted.is_none() && has_network(seed))
+}
+
+/// Runs a seed in a world with a network, or without one.
+///
+/// # Panics
+/// As [`run`].
+pub(crate) fn run_as(seed: u64, planted: Option<Planted>, wire: bool) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    runtime.block_on(simulate(seed, planted))
+    runtime.block_on(simulate(seed, planted, wire))
 }
 
-async fn simulate(seed: u64, planted: Option<Planted>) -> Report {
-    let proxies = setup::proxies(seed);
+async fn simulate(seed: u64, planted: Option<Planted>, wire: bool) -> Report {
+    let proxies = setup::proxies(seed, wire);
     let count = proxies.len();
-    let world = Arc::new(World::new(seed, Instant::now(), proxies, planted));
+    let world = Arc::new(World::new(seed, Instant::now(), proxies, planted, wire));
     setup::records(&world).await.expect("the world is set up");
-    tokio::spawn(plane::run(Arc::clone(&world)));
+    if wire {
+        wire::start(&world, seed);
+    } else {
+        tokio::spawn(plane::run(Arc::clone(&world)));
+    }
     tokio::spawn(step(Arc::clone(&world)));
     let processes = Processes::start(&world, seed).expect("settings are valid");
     nemesis::until(&world, 1_000).await;
     let before = rest::published(&world.state());
-    for planned in faults::plan(seed, count) {
+    for planned in faults::plan(seed, count, wire) {
         tokio::spawn(nemesis::run(
             Arc::clone(&world),
             Arc::clone(&processes),
@@ -125,6 +148,7 @@ fn report(seed: u64, world: &World, answers: u64) -> Report {
         violations: state.violations.clone(),
         counters: state.counters.clone(),
         outcomes,
+        streams: state.net.streams,
         answers,
         simulated_ms: millis(world.began),
         lines: state.history.lines().to_vec(),
@@ -138,8 +162,12 @@ async fn step(world: Arc<World>) {
         tokio::time::sleep(STEP).await;
         let now = millis(world.began);
         let mut state = world.state();
-        streams(&mut state, now);
-        read(&mut state, now);
+        if state.wire {
+            wire::step(&world, &mut state);
+        } else {
+            streams(&mut state, now);
+            read(&mut state, now);
+        }
         shadow_dies(&mut state);
         if now >= 1_000 {
             load::step(&mut state, now, clock.now());
@@ -180,7 +208,7 @@ fn read(state: &mut State, now: u64) {
     let State { proxies, plane, .. } = &mut *state;
     if let Some(gate) = &mut plane.gate {
         for proxy in proxies {
-            while proxy.step(gate, now) {}
+            while proxy.step_at(gate, now) {}
         }
     }
     plane::pump(state, now);

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::millis;
+use store::Clock as _;
+
+use super::clock::{SimClock, millis};
 use super::faults::{Fault, HEALED_MS, Planned};
+use super::pause::Act;
 use super::processes::{Process, Processes};
+use super::rng::Rng;
 use super::world::World;
 
 /// Runs one fault from its beginning to its end.
@@ -19,6 +23,9 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
     let hit = processes.leader();
     begin(&world, fault, hit.as_ref().map(|(number, _)| *number));
     strike(&world, fault, hit.as_ref());
+    if fault == Fault::LeaderZombie {
+        zombies(&world, &processes, from_ms, to_ms).await;
+    }
     until(&world, to_ms).await;
     end(&world, fault);
     match (fault, hit) {
@@ -26,8 +33,57 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
             let _ = processes.start_one();
         }
         (Fault::LeaderPause, Some((_, process))) => process.pause.go_on(),
+        (Fault::StoreRewind, _) => go_back(&world, &processes).await,
         _ => {}
     }
+}
+
+/// Stops leaders just before an act, until another has led for a while.
+async fn zombies(world: &World, processes: &Processes, from_ms: u64, to_ms: u64) {
+    let mut rng = Rng::new(from_ms, 14);
+    while millis(world.began) < to_ms {
+        let Some((number, process)) = processes.leader() else {
+            return;
+        };
+        let act = [Act::Commit, Act::Weights, Act::Effect][rng.index(3)];
+        process.pause.arm(act);
+        let patience = millis(world.began) + rng.between(1_000, 4_000);
+        while !process.pause.is_stopped() && millis(world.began) < patience {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if process.pause.is_stopped() {
+            world.state().history.say(&format!(
+                "nemesis  migrator {number} stands still before {act:?}"
+            ));
+            // Longer than a lease and the time until another one asks for it.
+            tokio::time::sleep(Duration::from_millis(rng.between(2_600, 4_500))).await;
+        }
+        process.pause.go_on();
+        tokio::time::sleep(Duration::from_millis(rng.between(100, 1_500))).await;
+    }
+}
+
+/// The store comes back with what it held earlier. Everybody who saw more stops; a person sees that,
+/// compares, starts the migrators anew and acknowledges the loss.
+async fn go_back(world: &Arc<World>, processes: &Processes) {
+    {
+        let mut state = world.state();
+        let Some(earlier) = state.earlier.take() else {
+            return;
+        };
+        world.store.put_back(&earlier);
+        state.era += 1;
+        state.history.say("nemesis  the store is put back");
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let now = SimClock::new(world.began, 0, 0).now();
+    let noted = migrator::recovery::note_loss(&*world.store, now).await;
+    if let Err(error) = noted {
+        world
+            .state()
+            .violate(format!("the loss is not noted: {error}"));
+    }
+    processes.replace_all();
 }
 
 /// Heals everything.
@@ -66,9 +122,7 @@ fn begin(world: &World, fault: Fault, hit: Option<usize>) {
             | Fault::LeaderHeld
     ) {
         hit.map_or_else(String::new, |number| format!(" (migrator {number})"))
-    } else if let Fault::ProxyAway(index) | Fault::ProxySlow(index) | Fault::ProxyMute(index) =
-        fault
-    {
+    } else if let Some(index) = fault.proxy() {
         format!(" (proxy {index})")
     } else {
         String::new()
@@ -98,6 +152,17 @@ fn strike(world: &World, fault: Fault, hit: Option<&(usize, Process)>) {
             for id in running {
                 process.migrator.abort(&id, "the simulation wants it");
             }
+        }
+        (Fault::StoreRewind, _) => {
+            let copy = world.store.copy();
+            world.state().earlier.get_or_insert(copy);
+        }
+        (Fault::ProxyAway(index) | Fault::NetReset(index), _) => world.state().net.cut(index),
+        (Fault::ProxyRestart(index), _) => {
+            let mut state = world.state();
+            state.net.cut(index);
+            state.proxies[index].restart();
+            state.load.end_with(index);
         }
         _ => {}
     }

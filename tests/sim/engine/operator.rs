@@ -33,7 +33,7 @@ impl Operator {
     /// Works until everything is at rest, or should be.
     pub(crate) async fn run(&mut self) {
         super::nemesis::until(&self.world, 1_200).await;
-        while millis(self.world.began) < LAST_ORDER_MS {
+        while millis(self.world.began) < LAST_ORDER_MS && !self.looks_on() {
             self.order_something().await;
             let pause = self.rng.between(200, 3_000);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -51,6 +51,13 @@ impl Operator {
             tokio::time::sleep(Duration::from_millis(500)).await;
             self.answer_one().await;
         }
+    }
+
+    /// A person who has acknowledged a loss gives no orders, and answers nothing, until everything has
+    /// been compared: here, never.
+    fn looks_on(&self) -> bool {
+        let state = self.world.state();
+        state.era > 0 || state.is(super::faults::Fault::StoreRewind)
     }
 
     async fn order_something(&mut self) {
@@ -84,13 +91,18 @@ impl Operator {
     }
 
     async fn is_at_rest(&self) -> bool {
+        let waits = self.world.state().era > 0;
+        let rests = |phase| is_over(phase) || (waits && phase == Phase::Parked);
         self.migrations()
             .await
             .iter()
-            .all(|migration| is_over(migration.phase))
+            .all(|migration| rests(migration.phase))
     }
 
     async fn answer_one(&mut self) {
+        if self.looks_on() {
+            return;
+        }
         let migrations = self.migrations().await;
         let Some(parked) = migrations.iter().find(|m| m.phase == Phase::Parked) else {
             return;
@@ -117,7 +129,8 @@ impl Operator {
 
     async fn complain(&self) {
         for migration in self.migrations().await {
-            if !is_over(migration.phase) {
+            let waits = self.world.state().era > 0 && migration.phase == Phase::Parked;
+            if !is_over(migration.phase) && !waits {
                 let (id, phase) = (&migration.id, migration.phase.name());
                 let text = format!("liveness: {id} is still {phase} long after healing");
                 self.world.state().violate(text);

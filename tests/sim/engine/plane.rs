@@ -58,7 +58,7 @@ pub(crate) fn pump(state: &mut State, now: u64) {
             } else {
                 proxy.rng.between(1, 40)
             };
-            proxy.receive(now + delay, response);
+            proxy.receive(now + delay, response.into());
         }
     }
     plane.reports.extend(gate.take_reports());
@@ -79,7 +79,9 @@ pub(crate) async fn run(world: Arc<World>) {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let (down, cut_off) = {
             let state = world.state();
-            (state.is(Fault::PlaneDown), state.is(Fault::PlaneCutOff))
+            // It saw more than the store holds since that was put back.
+            let cut_off = state.is(Fault::PlaneCutOff) || state.era > 0;
+            (state.is(Fault::PlaneDown), cut_off)
         };
         if down {
             fall(&mut world.state());

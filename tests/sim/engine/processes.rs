@@ -107,6 +107,16 @@ impl Processes {
         all.get(&number).cloned().map(|process| (number, process))
     }
 
+    /// All end, and as many new ones start.
+    pub(crate) fn replace_all(&self) {
+        for process in self.lock().values() {
+            process.pause.kill();
+        }
+        for _ in 0..MIGRATORS {
+            let _ = self.start_one();
+        }
+    }
+
     /// Everybody who stands still goes on, and as many live as there should be.
     pub(crate) fn heal(&self) {
         for process in self.lock().values() {

@@ -13,7 +13,7 @@ use api::envoy::envoy::config::route::v3::{
 use domain::{Counts, Endpoint, NodeId};
 use prost::Message as _;
 use xds_server::gate::{Gate, StreamId};
-use xds_server::resources::{Resource, ResourceType};
+use xds_server::resources::ResourceType;
 use xds_server::stream::{Protocol, Request, Response, Stream};
 
 use super::rng::Rng;
@@ -21,21 +21,58 @@ use super::rng::Rng;
 /// A cluster and its share of a service's requests.
 type Share = (String, u32);
 
+/// What a proxy is told, by whichever way.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: ResourceType,
+    pub(crate) nonce: String,
+    pub(crate) items: Vec<Item>,
+    pub(crate) removed: Vec<String>,
+}
+
+/// A resource as it is on the wire.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) value: Vec<u8>,
+}
+
+impl From<Response> for Message {
+    fn from(response: Response) -> Self {
+        let item = |resource: &std::sync::Arc<xds_server::resources::Resource>| Item {
+            name: resource.name.to_string(),
+            version: resource.version.to_string(),
+            value: resource.any.value.clone(),
+        };
+        Self {
+            kind: response.kind,
+            nonce: response.nonce,
+            items: response.resources.iter().map(item).collect(),
+            removed: response.removed.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 /// A proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) node: NodeId,
-    protocol: Protocol,
+    pub(crate) protocol: Protocol,
     pub(crate) stream: Option<StreamId>,
     /// When it tries to connect, while it is not.
     pub(crate) connects_at: Option<u64>,
-    inbox: VecDeque<(u64, Response)>,
-    versions: BTreeMap<(ResourceType, String), String>,
+    inbox: VecDeque<(u64, Message)>,
+    /// What it says, until somebody takes it to the control plane.
+    pub(crate) out: Vec<(ResourceType, Request)>,
+    pub(crate) versions: BTreeMap<(ResourceType, String), String>,
     pub(crate) endpoints: BTreeMap<String, BTreeSet<Endpoint>>,
     /// By service.
     pub(crate) routes: BTreeMap<String, Vec<Share>>,
     nonces: BTreeMap<ResourceType, String>,
     wants_routes: bool,
+    /// Whether it takes requests: not from its restart until it has routes.
+    pub(crate) serves: bool,
     /// Its load reports.
     pub(crate) session: u64,
     pub(crate) reports: u64,
@@ -52,11 +89,13 @@ impl Proxy {
             stream: None,
             connects_at: None,
             inbox: VecDeque::new(),
+            out: Vec::new(),
             versions: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             routes: BTreeMap::new(),
             nonces: BTreeMap::new(),
             wants_routes: false,
+            serves: true,
             session: 1,
             reports: 0,
             counts: BTreeMap::new(),
@@ -65,11 +104,19 @@ impl Proxy {
         })
     }
 
-    /// Opens a stream and says what it has.
+    /// Opens a stream at the gate and says what it has.
     pub(crate) fn connect(&mut self, gate: &mut Gate, id: StreamId) {
+        gate.connect(id, Stream::new(self.node.clone(), self.protocol, None));
+        self.begin(id);
+        self.deliver(gate);
+    }
+
+    /// A stream is open: says what it has.
+    pub(crate) fn begin(&mut self, id: StreamId) {
         self.stream = Some(id);
         self.connects_at = None;
         self.inbox.clear();
+        self.out.clear();
         self.nonces.clear();
         // A new stream of load reports begins at zero.
         self.session += 1;
@@ -81,27 +128,48 @@ impl Proxy {
                 ..Counts::default()
             };
         }
-        gate.connect(id, Stream::new(self.node.clone(), self.protocol, None));
-        self.ask(gate, ResourceType::Cluster, Vec::new());
+        self.ask(ResourceType::Cluster, Vec::new());
         let names = self.clusters();
         if !names.is_empty() {
-            self.ask(gate, ResourceType::Endpoint, names);
+            self.ask(ResourceType::Endpoint, names);
         }
         if self.wants_routes {
-            self.ask_for_routes(gate);
+            self.ask_for_routes();
         }
+    }
+
+    /// Takes what it says to the gate.
+    fn deliver(&mut self, gate: &mut Gate) {
+        if let Some(id) = self.stream {
+            for (kind, request) in self.out.drain(..) {
+                // No client of this world comes near the limits.
+                let _ = gate.request(id, kind, request);
+            }
+        }
+    }
+
+    /// Its process starts anew and has nothing: no routes, and no requests in progress.
+    pub(crate) fn restart(&mut self) {
+        self.lose_stream();
+        self.versions.clear();
+        self.endpoints.clear();
+        self.routes.clear();
+        self.counts.clear();
+        self.wants_routes = false;
+        self.serves = false;
     }
 
     /// Its stream is gone; its routes stay.
     pub(crate) fn lose_stream(&mut self) -> Option<StreamId> {
         self.inbox.clear();
+        self.out.clear();
         self.stream.take()
     }
 
     /// A message arrives, to be applied at `due` or after those before it.
-    pub(crate) fn receive(&mut self, due: u64, response: Response) {
+    pub(crate) fn receive(&mut self, due: u64, message: Message) {
         let last = self.inbox.back().map_or(0, |(due, _)| *due);
-        self.inbox.push_back((due.max(last), response));
+        self.inbox.push_back((due.max(last), message));
     }
 
     fn clusters(&self) -> Vec<String> {
@@ -112,19 +180,16 @@ impl Proxy {
         clusters.map(|(_, name)| name.clone()).collect()
     }
 
-    fn send(&self, gate: &mut Gate, kind: ResourceType, request: Request) {
-        if let Some(id) = self.stream {
-            // No client of this world comes near the limits.
-            let _ = gate.request(id, kind, request);
-        }
+    fn send(&mut self, kind: ResourceType, request: Request) {
+        self.out.push((kind, request));
     }
 
-    fn ask_for_routes(&mut self, gate: &mut Gate) {
+    fn ask_for_routes(&mut self) {
         let names = vec![api::xds::ROUTE_CONFIG.to_owned()];
-        self.ask(gate, ResourceType::Route, names);
+        self.ask(ResourceType::Route, names);
     }
 
-    fn ask(&mut self, gate: &mut Gate, kind: ResourceType, names: Vec<String>) {
+    fn ask(&mut self, kind: ResourceType, names: Vec<String>) {
         let first = !self.nonces.contains_key(&kind);
         let nonce = self.nonces.entry(kind).or_default().clone();
         let mut known = self.versions.iter().filter(|((of, _), _)| *of == kind);
@@ -152,12 +217,12 @@ impl Proxy {
                 error: None,
             },
         };
-        self.send(gate, kind, request);
+        self.send(kind, request);
     }
 
-    fn acknowledge(&mut self, gate: &mut Gate, response: &Response) {
-        let kind = response.kind;
-        let nonce = response.nonce.clone();
+    fn acknowledge(&mut self, message: &Message) {
+        let kind = message.kind;
+        let nonce = message.nonce.clone();
         self.nonces.insert(kind, nonce.clone());
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
@@ -180,66 +245,72 @@ impl Proxy {
                 error: None,
             },
         };
-        self.send(gate, kind, request);
+        self.send(kind, request);
+    }
+
+    /// Applies the next message that is due, and takes the answer to the gate. `false` when there
+    /// is none.
+    pub(crate) fn step_at(&mut self, gate: &mut Gate, now: u64) -> bool {
+        let applied = self.step(now);
+        self.deliver(gate);
+        applied
     }
 
     /// Applies the next message that is due. `false` when there is none.
-    pub(crate) fn step(&mut self, gate: &mut Gate, now: u64) -> bool {
+    pub(crate) fn step(&mut self, now: u64) -> bool {
         if self.inbox.front().is_none_or(|(due, _)| *due > now) {
             return false;
         }
-        let Some((_, response)) = self.inbox.pop_front() else {
+        let Some((_, message)) = self.inbox.pop_front() else {
             return false;
         };
         let before: BTreeSet<String> = self.clusters().into_iter().collect();
-        self.take_in(&response);
+        self.take_in(&message);
         let after: BTreeSet<String> = self.clusters().into_iter().collect();
         self.endpoints.retain(|name, _| after.contains(name));
         self.versions
             .retain(|(of, name), _| *of != ResourceType::Endpoint || after.contains(name));
-        self.acknowledge(gate, &response);
-        if response.kind == ResourceType::Cluster {
-            self.ask_for_endpoints(gate, &before, &after);
+        self.acknowledge(&message);
+        if message.kind == ResourceType::Cluster {
+            self.ask_for_endpoints(&before, &after);
         }
         if !self.wants_routes && after.iter().all(|name| self.endpoints.contains_key(name)) {
             self.wants_routes = true;
-            self.ask_for_routes(gate);
+            self.ask_for_routes();
         }
         true
     }
 
-    fn take_in(&mut self, response: &Response) {
-        let kind = response.kind;
+    fn take_in(&mut self, message: &Message) {
+        let kind = message.kind;
         if kind == ResourceType::Cluster && self.protocol == Protocol::StateOfTheWorld {
             self.versions.retain(|(of, _), _| *of != kind);
         }
-        for name in &response.removed {
-            self.versions.remove(&(kind, name.to_string()));
+        for name in &message.removed {
+            self.versions.remove(&(kind, name.clone()));
         }
-        for resource in &response.resources {
-            let key = (kind, resource.name.to_string());
-            self.versions.insert(key, resource.version.to_string());
+        for item in &message.items {
+            let key = (kind, item.name.clone());
+            self.versions.insert(key, item.version.clone());
             match kind {
                 ResourceType::Endpoint => {
                     self.endpoints
-                        .insert(resource.name.to_string(), addresses(resource));
+                        .insert(item.name.clone(), addresses(&item.value));
                 }
-                ResourceType::Route => self.routes = shares(resource),
+                ResourceType::Route => {
+                    self.routes = shares(&item.value);
+                    self.serves = true;
+                }
                 ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => {}
             }
         }
     }
 
-    fn ask_for_endpoints(
-        &mut self,
-        gate: &mut Gate,
-        before: &BTreeSet<String>,
-        after: &BTreeSet<String>,
-    ) {
+    fn ask_for_endpoints(&mut self, before: &BTreeSet<String>, after: &BTreeSet<String>) {
         let kind = ResourceType::Endpoint;
         match self.protocol {
             Protocol::StateOfTheWorld if before != after => {
-                self.ask(gate, kind, after.iter().cloned().collect());
+                self.ask(kind, after.iter().cloned().collect());
             }
             Protocol::StateOfTheWorld => {}
             Protocol::Delta => {
@@ -250,7 +321,7 @@ impl Proxy {
                     nonce: String::new(),
                     error: None,
                 };
-                self.send(gate, kind, request);
+                self.send(kind, request);
                 self.nonces.entry(kind).or_default();
             }
         }
@@ -300,8 +371,8 @@ impl Proxy {
     }
 }
 
-fn addresses(resource: &Resource) -> BTreeSet<Endpoint> {
-    let assignment = ClusterLoadAssignment::decode(resource.any.value.as_slice());
+fn addresses(value: &[u8]) -> BTreeSet<Endpoint> {
+    let assignment = ClusterLoadAssignment::decode(value);
     let localities = assignment.unwrap_or_default().endpoints;
     let endpoints = localities
         .into_iter()
@@ -323,8 +394,8 @@ fn address(endpoint: LbEndpoint) -> Option<Endpoint> {
     Some(Endpoint((ip, u16::try_from(port).ok()?).into()))
 }
 
-fn shares(resource: &Resource) -> BTreeMap<String, Vec<Share>> {
-    let routes = RouteConfiguration::decode(resource.any.value.as_slice()).unwrap_or_default();
+fn shares(value: &[u8]) -> BTreeMap<String, Vec<Share>> {
+    let routes = RouteConfiguration::decode(value).unwrap_or_default();
     let hosts = routes.virtual_hosts.into_iter();
     hosts
         .map(|host| (host.name.clone(), of_host(host)))

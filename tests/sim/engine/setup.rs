@@ -21,12 +21,13 @@ const GIB: u64 = 1 << 30;
 /// Two or three proxies, each with its form of the protocol: only delta where the control plane
 /// restarts. In the state-of-the-world form one that has just begun takes away the clusters that it
 /// never knew, before the routes that do without them (open: `tests/TRACK_RECORD.md`).
-pub(crate) fn proxies(seed: u64) -> Vec<Proxy> {
+pub(crate) fn proxies(seed: u64, wire: bool) -> Vec<Proxy> {
     let mut rng = Rng::new(seed, 5);
     let count = rng.between(2, 4);
-    let restarts = faults::plan(seed, 2)
-        .iter()
-        .any(|planned| planned.fault == Fault::PlaneDown);
+    let restarts = !wire
+        && faults::plan(seed, 2, wire)
+            .iter()
+            .any(|planned| planned.fault == Fault::PlaneDown);
     let proxy = |number: u64| {
         let sotw = rng.in_thousand(500) && !restarts;
         let protocol = if sotw {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::{Epoch, InstanceId, MigrationId, Phase, ServiceId};
-use store::{MemoryStore, SharedStore};
+use store::{Earlier, MemoryStore, SharedStore, StoreError};
 use tokio::time::Instant;
 
 use super::clock::SimClock;
@@ -15,6 +15,7 @@ use super::machines::Machines;
 use super::plane::Plane;
 use super::proxy::Proxy;
 use super::rng::Rng;
+use super::wire::Net;
 
 /// What is counted for the tables and for the guard against vacuity.
 #[derive(Debug, Clone, Default)]
@@ -31,10 +32,24 @@ pub(crate) struct Counters {
     pub(crate) driver_faults: u64,
     /// Calls that landed after their caller had given up or died.
     pub(crate) late: u64,
-    /// Writes and effects of an old epoch that were refused.
-    pub(crate) fenced: u64,
+    /// Acts of leaders that were deposed, by who refused them.
+    pub(crate) zombies: Zombies,
     /// Faults by name.
     pub(crate) faults: BTreeMap<&'static str, u64>,
+}
+
+/// Acts of a deposed leader: writes, effects and weights of an old epoch that arrived and were refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Zombies {
+    pub(crate) store: u64,
+    pub(crate) driver: u64,
+    pub(crate) xds: u64,
+}
+
+impl Zombies {
+    pub(crate) const fn all(self) -> u64 {
+        self.store + self.driver + self.xds
+    }
 }
 
 /// All that changes.
@@ -45,6 +60,9 @@ pub(crate) struct State {
     pub(crate) machines: Machines,
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) plane: Plane,
+    /// Whether the control plane is all of the real one, behind a network.
+    pub(crate) wire: bool,
+    pub(crate) net: Net,
     pub(crate) load: Load,
     /// Faults in force.
     pub(crate) active: Vec<Fault>,
@@ -58,6 +76,10 @@ pub(crate) struct State {
     pub(crate) phases: BTreeMap<MigrationId, (InstanceId, Phase)>,
     /// The instances' replicas by their records.
     pub(crate) homes: BTreeMap<InstanceId, domain::Endpoint>,
+    /// How often the store was put back.
+    pub(crate) era: u64,
+    /// What it is put back to.
+    pub(crate) earlier: Option<Earlier>,
     /// Random numbers of the store's and the driver's faults.
     pub(crate) chance: Rng,
 }
@@ -95,6 +117,7 @@ impl World {
         began: Instant,
         proxies: Vec<Proxy>,
         planted: Option<Planted>,
+        wire: bool,
     ) -> Self {
         let clock = SimClock::new(began, 0, 0);
         Self {
@@ -108,6 +131,8 @@ impl World {
                 machines: Machines::default(),
                 proxies,
                 plane: Plane::default(),
+                wire,
+                net: Net::default(),
                 load: Load::new(Rng::new(seed, 2)),
                 active: Vec::new(),
                 leader: None,
@@ -115,6 +140,8 @@ impl World {
                 revisions: BTreeMap::new(),
                 phases: BTreeMap::new(),
                 homes: BTreeMap::new(),
+                era: 0,
+                earlier: None,
                 chance: Rng::new(seed, 3),
             }),
         }
@@ -122,6 +149,18 @@ impl World {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a client is told that saw more than the store holds since it was put back.
+    pub(crate) fn remembers(&self, era: u64) -> Result<(), StoreError> {
+        if self.state().era == era {
+            return Ok(());
+        }
+        Err(StoreError::Rewound {
+            store: "simulated".to_owned(),
+            seen: 2,
+            found: 1,
+        })
     }
 
     pub(crate) fn has(&self, bug: Planted) -> bool {

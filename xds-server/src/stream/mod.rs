@@ -34,7 +34,7 @@ pub use kind_state::{LimitExceeded, MAX_NAME, MAX_NAMES};
 pub use message::{Protocol, Refusal, Request, Response};
 pub use published::{Held, Published};
 
-/// For how many ticks the routes of a client that came back wait for their clusters.
+/// For how many ticks the routes of a client that came back, and has answered, wait for their clusters.
 const TICKS_TO_LEAD: u8 = 3;
 /// For how many ticks clusters that are gone wait for such a client's routes, if it wants any.
 const TICKS_TO_KEEP: u8 = 30;
@@ -51,7 +51,8 @@ pub struct Stream {
     listener: Option<Arc<Resource>>,
     kinds: [KindState; 5],
     nonce: u64,
-    /// Ticks since the client came back, while it is led over to the newest routes.
+    /// Ticks since the client came back, while it is led over to the newest routes; only those in
+    /// which it owed no answer.
     back: Option<u8>,
     /// Clusters that are gone, and that it still has.
     kept: BTreeMap<Arc<str>, Arc<Resource>>,
@@ -193,7 +194,12 @@ impl Stream {
     pub fn tick(&mut self) -> bool {
         self.ticks = self.ticks.wrapping_add(1);
         let was_back = self.back.is_some();
-        self.back = self.back.map(|ticks| ticks.saturating_add(1));
+        // A client that has not answered yet may not have been reached: routes that came before their
+        // clusters would lead to nothing. One that is not there any more ends with its connection.
+        let answered = self.is_idle(ResourceType::Cluster) && self.is_idle(ResourceType::Endpoint);
+        if answered {
+            self.back = self.back.map(|ticks| ticks.saturating_add(1));
+        }
         let beats = self
             .ttl
             .is_some_and(|ttl| self.ticks.is_multiple_of((ttl / 3).max(1)));

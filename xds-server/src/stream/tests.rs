@@ -242,6 +242,36 @@ fn a_client_that_is_back_is_told_of_its_clusters_when_it_has_said_which_it_has()
 }
 
 #[test]
+fn routes_of_a_client_that_is_back_wait_for_its_answers_however_long_they_take() {
+    let (mut stream, state) = (stream(), published(&[("a", 1), ("b", 1)]));
+    let first = Request::Delta {
+        subscribe: Vec::new(),
+        unsubscribe: Vec::new(),
+        initial: vec![("a".to_owned(), Version::of(&[1]).to_string())],
+        nonce: String::new(),
+        error: None,
+    };
+    stream
+        .request(ResourceType::Cluster, first, &state)
+        .unwrap();
+    let response = stream.next_response(&state).unwrap();
+    // Nothing of it arrives for a while.
+    for _ in 0..20 {
+        stream.tick();
+    }
+    assert!(stream.routes_wait(), "it has not been reached");
+    let answer = answer(&response.nonce, &[], None);
+    stream
+        .request(ResourceType::Cluster, answer, &state)
+        .unwrap();
+    for _ in 0..TICKS_TO_LEAD {
+        assert!(stream.routes_wait());
+        stream.tick();
+    }
+    assert!(!stream.routes_wait(), "it has what it wants");
+}
+
+#[test]
 fn a_client_that_has_the_whole_already_is_not_sent_it_again() {
     let state = published(&[("a", 1), ("b", 1)]);
     let mut first = world_stream();

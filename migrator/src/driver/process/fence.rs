@@ -136,7 +136,8 @@ impl Fence {
         let deadline = Instant::now() + limit;
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             if Instant::now() >= deadline {
-                let reason = "another process starts an instance";
+                let by = held_by(&file);
+                let reason = format!("{by} has been starting an instance for {limit:?}");
                 return Err(transient(operation, subject, reason));
             }
             tokio::time::sleep(GLANCE).await;
@@ -334,11 +335,38 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Holds a lock file until dropped; short sections only.
-pub(super) fn lock_file(path: &Path) -> io::Result<File> {
+/// Holds a lock file until dropped; short sections only. A holder that stands still is named when
+/// the limit is over: it may be a leader in its right, so nobody ends it for this.
+pub(super) async fn lock_file(path: &Path, limit: Duration) -> io::Result<File> {
     let file = open(path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
+    let deadline = Instant::now() + limit;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() >= deadline {
+            let name = path.display();
+            let by = held_by(&file);
+            let words = format!("{name} has been held by {by} for {limit:?}: does it stand still?");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Who holds a file, in words.
+fn held_by(file: &File) -> String {
+    let table = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let Ok(inode) = file.metadata().map(|data| data.ino()) else {
+        return "somebody".to_owned();
+    };
+    let pids: Vec<_> = holders(&table, inode).map(|pid| pid.to_string()).collect();
+    match pids.as_slice() {
+        [] => "somebody".to_owned(),
+        pids => format!("process {}", pids.join(", ")),
+    }
 }
 
 /// Where a test lets this process stand still: between the check and the act.

@@ -120,7 +120,10 @@ impl ProcessDriver {
                 format!("limits of host {}: {error}", target.id),
             )
         })?;
-        self.ports.reserve(&self.folders, &mut record).map_err(io)?;
+        self.ports
+            .reserve(&self.folders, &mut record)
+            .await
+            .map_err(io)?;
         Ok(record.endpoint())
     }
 

@@ -124,7 +124,10 @@ impl ProcessDriver {
         self.kill_marked(&record.tag).await;
         record.process = None;
         if record.port == 0 || !ports::is_free(record.port) {
-            self.ports.reserve(&self.folders, record).map_err(io)?;
+            self.ports
+                .reserve(&self.folders, record)
+                .await
+                .map_err(io)?;
         }
         record.phase = Phase::Starting;
         self.folders.save(record).map_err(io)?;
