@@ -29,7 +29,8 @@ pub use pairs::Pairs;
 pub use plan::{Alternative, Contention, Decision, Move, Plan, Policy};
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
 pub use routing::{
-    KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
+    Hold, KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus,
+    ZeroTraffic,
 };
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};

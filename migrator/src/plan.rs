@@ -7,8 +7,8 @@
 //! target into contention is none. What was not taken is kept with the reason.
 
 use domain::{
-    Alternative, Contention, Decision, Host, HostId, Instance, InstanceId, InstanceState, Move,
-    Policy, Priority, Resource, Resources,
+    Alternative, ConsistencyClass, Contention, Decision, Host, HostId, Instance, InstanceId,
+    InstanceState, Move, Policy, Priority, Resource, Resources,
 };
 
 use crate::detect::{self, Memory};
@@ -251,7 +251,13 @@ fn fixed(world: &World, instance: &Instance) -> Option<String> {
     let spec = &instance.spec;
     if !spec.movable {
         Some("it is marked as not movable".to_owned())
-    } else if !spec.class.both_sides_may_serve() {
+    } else if spec.class == ConsistencyClass::SingleWriter && spec.hooks.writer.is_none() {
+        Some(
+            "consistency class S3 needs a cut-over, and the instance has no hook by which its \
+             writing is handed over (hooks.writer)"
+                .to_owned(),
+        )
+    } else if spec.class == ConsistencyClass::Sessions {
         Some(format!(
             "consistency class {} needs a cut-over, which this driver cannot do",
             spec.class.code()

@@ -107,6 +107,12 @@ impl Writer {
         // The kernel has moved the offset of this descriptor to the end of what it wrote.
         file.stream_position()
     }
+
+    /// Appends what another replica has appended.
+    pub(super) fn append_raw(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(bytes)
+    }
 }
 
 /// Reads records in order.

@@ -46,6 +46,7 @@ mod record;
 mod tags;
 mod usage;
 mod verify;
+mod writer;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -54,8 +55,11 @@ use domain::{Endpoint, Host, Instance, InstanceSpec, Reading, Replica, ZeroTraff
 
 pub use config::{CgroupPolicy, ProcessConfig};
 
-use crate::driver::{Capabilities, Driver, DriverError, Forked, OpContext, SyncReport, Verified};
+use crate::driver::{
+    Capabilities, Driver, DriverError, Forked, OpContext, Opened, SyncReport, Verified,
+};
 use cgroup::Cgroups;
+use domain::migration::Frozen;
 use fence::Fence;
 use ports::Ports;
 use record::{Folders, Phase};
@@ -168,7 +172,8 @@ impl Driver for ProcessDriver {
         Capabilities {
             incremental_sync: true,
             enforces_capacity: self.cgroups.limits_cpu(),
-            reverse_sync: false,
+            // By the replicas themselves: where they have the hooks.
+            reverse_sync: true,
             pause_budget: self.config.pause_budget,
         }
     }
@@ -224,6 +229,47 @@ impl Driver for ProcessDriver {
     ) -> Result<Verified, DriverError> {
         self.fence.admit("verify", ctx.epoch)?;
         self.check_shadow(ctx, instance, shadow).await
+    }
+
+    async fn freeze_writes(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+    ) -> Result<Frozen, DriverError> {
+        self.fence.admit("freeze writes", ctx.epoch)?;
+        self.freeze(ctx, original).await
+    }
+
+    async fn catch_up(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        shadow: &Replica,
+        frozen: Frozen,
+    ) -> Result<(), DriverError> {
+        self.fence.admit("catch up", ctx.epoch)?;
+        self.reach(ctx, original, shadow, frozen).await
+    }
+
+    async fn open_writes(
+        &self,
+        ctx: &OpContext,
+        replica: &Replica,
+        writer: u64,
+    ) -> Result<(), DriverError> {
+        self.fence.admit("open writes", ctx.epoch)?;
+        self.open_writer(ctx, replica, writer).await
+    }
+
+    async fn writes_back(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        shadow: Option<&Replica>,
+        opened: Opened,
+    ) -> Result<Frozen, DriverError> {
+        self.fence.admit("take writes back", ctx.epoch)?;
+        self.back(ctx, original, shadow, opened).await
     }
 
     async fn terminate(
