@@ -242,6 +242,7 @@ fn instance(
             resume: hook("resume"),
             state: hook("state"),
             reidentify: hook("reidentify"),
+            writer: None,
         },
         class: domain::ConsistencyClass::SharedState,
         priority: if name.ends_with('2') {
