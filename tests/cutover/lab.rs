@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domain::{BasisPoints, ConsistencyClass, Phase, Policy, RampPlan, Stage};
+use domain::{BasisPoints, ConsistencyClass, MigrationId, Phase, Policy, RampPlan, Stage};
 use foreshadow::client;
 use foreshadow::config::Config;
 use foreshadow::demo::planes::{Plane, free_port};
@@ -49,6 +49,8 @@ struct Watch {
     began: Instant,
     stop: AtomicBool,
     value: AtomicU64,
+    /// Writes that were acknowledged.
+    written: AtomicU64,
     history: Mutex<Vec<Op>>,
     failed: Mutex<Vec<String>>,
     /// Longest that a write took, in microseconds, since it was last taken.
@@ -74,8 +76,7 @@ impl Lab {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
-        let text = serde_json::to_string_pretty(&config).unwrap();
-        std::fs::write(folder.path().join("config.yaml"), text).unwrap();
+        write_config(folder.path(), &config);
         let serve = serve(folder.path(), None);
         ready(config.page).await;
         let proxy = Plane::proxy(&binary(), config.xds, folder.path())
@@ -85,6 +86,7 @@ impl Lab {
             began: Instant::now(),
             stop: AtomicBool::new(false),
             value: AtomicU64::new(1),
+            written: AtomicU64::new(0),
             history: Mutex::default(),
             failed: Mutex::default(),
             longest: AtomicU64::new(0),
@@ -113,14 +115,58 @@ impl Lab {
         if crash_at.is_some() {
             self.restart(crash_at).await;
         }
+        self.watch.longest.store(0, Ordering::SeqCst);
+        let id = self.begin().await;
+        self.end_of(&id, crash_at).await
+    }
+
+    /// Moves the writer, and changes its mind when the shadow has taken writes.
+    pub(crate) async fn cut_over_and_abort(&mut self) -> MigrationStatus {
+        let id = self.begin().await;
+        until("the soak", async || {
+            let soaks = |one: &MigrationStatus| one.migration.phase == Phase::Soaking;
+            self.migration(&id).await.filter(soaks)
+        })
+        .await;
+        let written = self.watch.written.load(Ordering::SeqCst);
+        until("the shadow takes writes", async || {
+            (self.watch.written.load(Ordering::SeqCst) > written + 20).then_some(())
+        })
+        .await;
+        let path = format!("/api/migrations/{id}/abort");
+        client::post(self.config.page, &path, Vec::new().into())
+            .await
+            .unwrap();
+        self.end_of(&id, None).await.0
+    }
+
+    /// Another configuration, and a control plane that starts with it.
+    pub(crate) async fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        write_config(self.folder.path(), &self.config);
+        self.restart(None).await;
+    }
+
+    /// The host that the writer is on by the records.
+    pub(crate) async fn host(&self) -> String {
         let status = until("somebody answers", async || self.status().await).await;
         let on = |host: &&foreshadow::status::HostStatus| {
             host.instances.iter().any(|(name, _)| name == INSTANCE)
         };
-        let at = status.hosts.iter().find(on).unwrap().id.to_string();
+        status.hosts.iter().find(on).unwrap().id.to_string()
+    }
+
+    async fn migration(&self, id: &MigrationId) -> Option<MigrationStatus> {
+        let status = self.status().await?;
+        let mut all = status.migrations.into_iter();
+        all.find(|one| one.migration.id == *id)
+    }
+
+    /// Orders a move to the other host.
+    async fn begin(&self) -> MigrationId {
+        let at = self.host().await;
         let target = if at == "host-a" { "host-b" } else { "host-a" };
         let body = format!(r#"{{"instance":"{INSTANCE}","target":"{target}"}}"#);
-        self.watch.longest.store(0, Ordering::SeqCst);
         let page = self.config.page;
         let answer = until("somebody leads", async || {
             client::post(page, "/api/moves", body.clone().into())
@@ -128,19 +174,21 @@ impl Lab {
                 .ok()
         })
         .await;
-        let begun: Begun = serde_json::from_slice(&answer).unwrap();
+        serde_json::from_slice::<Begun>(&answer).unwrap().migration
+    }
+
+    async fn end_of(
+        &mut self,
+        id: &MigrationId,
+        crash_at: Option<&str>,
+    ) -> (MigrationStatus, Duration) {
         let limit = Instant::now() + PATIENCE;
         loop {
             if crash_at.is_some() && self.serve.as_mut().unwrap().try_wait().unwrap().is_some() {
                 self.restart(None).await;
             }
-            let ended = self.status().await.and_then(|status| {
-                let mut all = status.migrations.into_iter();
-                all.find(|one| {
-                    one.migration.id == begun.migration && one.migration.phase.is_final()
-                })
-            });
-            if let Some(ended) = ended {
+            let is_final = |one: &MigrationStatus| one.migration.phase.is_final();
+            if let Some(ended) = self.migration(id).await.filter(is_final) {
                 let longest = self.watch.longest.swap(0, Ordering::SeqCst);
                 return (ended, Duration::from_micros(longest));
             }
@@ -267,6 +315,7 @@ async fn client_loop(watch: Arc<Watch>, proxy: SocketAddr, number: u64) {
         match (&answer, write) {
             (Ok((200, _)), true) => {
                 watch.longest.fetch_max(ended - begun, Ordering::SeqCst);
+                watch.written.fetch_add(1, Ordering::SeqCst);
                 note(changed, Some(ended));
             }
             (Ok((200, body)), false) => {
@@ -359,6 +408,11 @@ fn serve(folder: &Path, crash_at: Option<&str>) -> Child {
         command.env("FORESHADOW_CRASH_AT", crash_at);
     }
     command.spawn().unwrap()
+}
+
+fn write_config(folder: &Path, config: &Config) {
+    let text = serde_json::to_string_pretty(config).unwrap();
+    std::fs::write(folder.join("config.yaml"), text).unwrap();
 }
 
 async fn ready(page: SocketAddr) {

@@ -126,3 +126,44 @@ fn a_real_single_writer_moves_there_and_back_and_no_write_is_lost_even_if_the_co
         is_linearizable(&history).unwrap();
     });
 }
+
+#[test]
+fn a_real_cut_over_that_is_too_slow_or_not_wanted_any_more_gives_the_writes_back() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let mut lab = lab::Lab::start().await;
+        let home = lab.host().await;
+        lab.configure(|config| config.migrator.limits.freeze_ms = 1)
+            .await;
+        let (slow, _) = lab.cut_over(None).await;
+        let failure = slow.migration.failure.clone().unwrap_or_default();
+        assert_eq!(
+            slow.migration.phase,
+            Phase::RolledBack,
+            "{}",
+            lab.last_words()
+        );
+        assert!(failure.contains("writes were held for"), "{failure}");
+        lab.configure(|config| {
+            let migrator = &mut config.migrator;
+            migrator.limits.freeze_ms = 10_000;
+            let all = domain::Stage {
+                shadow: domain::BasisPoints::ALL,
+                hold_ms: 60_000,
+            };
+            migrator.ramp = domain::RampPlan::new(vec![all]).unwrap();
+        })
+        .await;
+        let unwanted = lab.cut_over_and_abort().await;
+        assert_eq!(
+            unwanted.migration.phase,
+            Phase::RolledBack,
+            "{}",
+            lab.last_words()
+        );
+        assert_eq!(lab.host().await, home);
+        let (history, failed) = lab.end().await;
+        assert_eq!(failed, Vec::<String>::new());
+        is_linearizable(&history).unwrap();
+    });
+}

@@ -175,11 +175,9 @@ impl<'a> Ramp<'a> {
         }
     }
 
-    /// The weight that an answer asks for, if it is another one. A single writer's is everything: a
-    /// share of its requests beside the writer would read what is old, and write nowhere.
+    /// The weight that an answer asks for, if it is another one.
     fn wants(&self, answer: &Answer) -> Option<u32> {
-        let may = self.scope != JudgeScope::Mirror
-            && self.migration.class != ConsistencyClass::SingleWriter;
+        let may = self.scope != JudgeScope::Mirror && may_be_shared(self.migration.class);
         Some(answer.weight).filter(|weight| may && *weight != self.weight)
     }
 
@@ -344,6 +342,17 @@ fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
     }
 }
 
+/// Whether both sides may be given requests. A single writer's shadow has all of them: a share
+/// beside the writer would read what is old, and write nowhere.
+const fn may_be_shared(class: ConsistencyClass) -> bool {
+    match class {
+        ConsistencyClass::Stateless
+        | ConsistencyClass::SharedState
+        | ConsistencyClass::Sessions => true,
+        ConsistencyClass::SingleWriter => false,
+    }
+}
+
 async fn begin(
     context: &Context,
     migration: &Migration,
@@ -357,12 +366,11 @@ async fn begin(
     let past = Past {
         baseline: total(migration.service.as_str()).unwrap_or_default(),
     };
-    let plan = match migration.class {
-        // It has been given everything at once when it is judged.
-        ConsistencyClass::SingleWriter => migration.ramp.at_once(),
-        ConsistencyClass::Stateless
-        | ConsistencyClass::SharedState
-        | ConsistencyClass::Sessions => migration.ramp.clone(),
+    let plan = if may_be_shared(migration.class) {
+        migration.ramp.clone()
+    } else {
+        // The shadow has been given everything at once when it is judged.
+        migration.ramp.at_once()
     };
     let rate = 0.0;
     let pilot = Pilot::begin(plan.clone(), past.clone(), rate, &settings);
