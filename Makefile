@@ -9,7 +9,7 @@ FORESHADOW := $(TARGET_DIR)/debug/foreshadow
 # `cargo` reads the same two from .cargo/config.toml; the binary started by hand needs the second.
 export ORT_DYLIB_PATH ?= $(CURDIR)/.venv/lib/libonnxruntime.so
 
-.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds bench-forecast
+.PHONY: help setup build demo compare test faults model sim bench-judge bench-decide bench-store away zombies lint train cgroup2 bench-pairs alternate sim-long bench-xds bench-forecast cutovers bench-cutover
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -68,6 +68,12 @@ bench-decide: build ## the planner's time and gap, and policies side by side on 
 
 bench-pairs: ## how many copied requests show that a shadow is not like its original
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-migrator --example pairs
+
+cutovers: build ## SEEDS=10000 simulated cut-overs of a single writer full of faults, and real ones
+	FORESHADOW_CUTOVERS=$(or $(SEEDS),10000) $(CARGO) test $(CARGO_FLAGS) -p foreshadow-tests --test cutover -- --nocapture
+
+bench-cutover: build ## how long a single writer's writes stand still while it moves, MOVES=40 times
+	MOVES=$(or $(MOVES),40) $(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-tests --example cutover
 
 cgroup2: ## the process driver under unified control groups, in a virtual machine
 	tests/vm/cgroup2

@@ -27,6 +27,14 @@ pub fn service_route_config(service: &str) -> String {
     format!("{ROUTE_CONFIG}/{service}")
 }
 
+/// Key of a route's metadata, in Envoy's `filter_metadata`, for what our proxy alone understands.
+pub const ROUTE_METADATA: &str = "foreshadow";
+/// Field of [`ROUTE_METADATA`]: requests of this route wait. A list of two numbers: how many at
+/// most, and for how many milliseconds. One field, because the order of several is not kept.
+pub const HOLD: &str = "hold";
+/// Name by which our proxy, which can hold requests, introduces itself.
+pub const PROXY_AGENT: &str = "foreshadow-proxy";
+
 /// Name of the cluster of the original whose shadow's cluster this is (see
 /// [`domain::routing::side_cluster`]).
 pub fn original_of(shadow: &str) -> Option<String> {

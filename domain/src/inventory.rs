@@ -222,6 +222,14 @@ pub struct Hooks {
     /// its own.
     #[serde(default)]
     pub reidentify: Option<String>,
+    /// A single writer (S3) can hand its writing over. Below this path, each `POST` answering
+    /// `{"writer": u64, "position": u64, "wrote": bool}`: `/standing` only that; `/follow {"from":
+    /// "host:port"}` takes over what that replica writes; `/freeze {"of": u64, "at_least": u64}`
+    /// refuses writes from now on, durably, and gives the position after that, or 409 if it writes
+    /// under another epoch than `of`; `/open {"writer": u64}` takes writes under that epoch, or
+    /// gives 409 if it knows of a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<String>,
 }
 
 /// One running copy of an instance: the original or the shadow.

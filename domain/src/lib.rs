@@ -33,7 +33,8 @@ pub use plan::{Alternative, Contention, Decision, Expected, Filter, Move, Plan, 
 pub use quantile::{QUANTILE_LEVELS, QuantileCurve, QuantileError};
 pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
 pub use routing::{
-    KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
+    Hold, KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus,
+    ZeroTraffic,
 };
 pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};

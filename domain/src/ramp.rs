@@ -306,6 +306,21 @@ impl RampPlan {
         }
     }
 
+    /// The same without stages: everything at once, held for as long as the last stage, in no hold
+    /// window.
+    #[must_use]
+    pub fn at_once(&self) -> Self {
+        let hold_ms = self.stages.last().map_or(0, |stage| stage.hold_ms);
+        let all = Stage {
+            shadow: BasisPoints::ALL,
+            hold_ms,
+        };
+        Self {
+            hold_windows: self.hold_windows.clone(),
+            ..Self::rising(&[all])
+        }
+    }
+
     /// The stages in order.
     pub fn stages(&self) -> &[Stage] {
         &self.stages

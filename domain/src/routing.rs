@@ -43,6 +43,33 @@ pub struct MigrationRouting {
     pub split: WeightSplit,
     /// Whether safe requests to the original are copied to the shadow (answers are dropped).
     pub mirror: bool,
+    /// Whether requests that change something wait in the data planes.
+    #[serde(default, skip_serializing_if = "Hold::is_off")]
+    pub hold: Hold,
+}
+
+/// Whether requests that change something wait in the data planes.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// They go where the split says.
+    #[default]
+    Off,
+    /// They wait, in bounded number and time; those that only read go on.
+    Writes,
+}
+
+impl Hold {
+    /// Whether nothing waits.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde asks for a reference"
+    )]
+    pub const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
 }
 
 /// Name of the cluster of a service.
@@ -244,6 +271,7 @@ mod tests {
                 shadow: endpoint(2),
                 split: WeightSplit::shadow_share(BasisPoints::new(shadow).unwrap()),
                 mirror: false,
+                hold: Hold::Off,
             }),
         }
     }

@@ -197,6 +197,9 @@ pub struct NodeTraffic {
     /// Number of reports in this session. A cluster that a report leaves out had nothing in
     /// progress.
     pub reports: u64,
+    /// Whether the node can hold requests (see [`crate::Hold`]).
+    #[serde(default)]
+    pub holds: bool,
     /// Totals per cluster.
     pub clusters: BTreeMap<String, Counts>,
     /// What paired answers said, per cluster of a shadow.

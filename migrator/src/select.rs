@@ -4,7 +4,7 @@
 //! that relieve their host most for what their move costs: often the cheap neighbour rather than
 //! the hot instance.
 
-use domain::{Filter, Instance, InstanceState};
+use domain::{ConsistencyClass, Filter, Instance, InstanceState};
 
 use crate::belief::Belief;
 use crate::pool::{Change, Doubt, Pool, worth};
@@ -39,7 +39,11 @@ pub fn fixed(world: &World, instance: &Instance) -> Option<Refusal> {
     let spec = &instance.spec;
     if !spec.movable {
         Some(Refusal::new(Filter::Fixed, "it is marked as not movable"))
-    } else if !spec.class.both_sides_may_serve() {
+    } else if spec.class == ConsistencyClass::SingleWriter && spec.hooks.writer.is_none() {
+        let why = "consistency class S3 needs a cut-over, and the instance has no hook by which its \
+                   writing is handed over (hooks.writer)";
+        Some(Refusal::new(Filter::Class, why))
+    } else if spec.class == ConsistencyClass::Sessions {
         Some(Refusal::new(
             Filter::Class,
             format!(

@@ -132,6 +132,7 @@ fn spec(name: &str) -> InstanceSpec {
             resume: Some("/resume".to_owned()),
             state: Some("/state".to_owned()),
             reidentify: Some("/reidentify".to_owned()),
+            writer: None,
         },
         class: domain::ConsistencyClass::SharedState,
         priority: domain::Priority::Normal,
@@ -172,6 +173,7 @@ fn proof() -> ZeroTraffic {
             shadow: endpoint(2),
             split: WeightSplit::shadow_share(BasisPoints::ALL),
             mirror: false,
+            hold: domain::Hold::Off,
         }),
     };
     let status = RoutingStatus {

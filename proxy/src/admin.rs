@@ -48,6 +48,8 @@ struct EndpointView {
 struct CountsView {
     clusters: BTreeMap<String, CountView>,
     mirror_copies_shed: u64,
+    writes_held: u64,
+    writes_turned_away: u64,
     pairs: BTreeMap<String, domain::Pairs>,
 }
 
@@ -169,7 +171,10 @@ fn counts(shared: &Shared) -> CountsView {
         };
         (name, view)
     });
+    let (writes_held, writes_turned_away) = shared.holds.totals();
     CountsView {
+        writes_held,
+        writes_turned_away,
         clusters: clusters.collect(),
         mirror_copies_shed: shared.mirrors.shed(),
         pairs: shared.registry.pairs(),

@@ -11,12 +11,15 @@
 //! - A request uses one table from its beginning to its end; replacing the table loses none.
 //! - A configuration that is not understood changes nothing, and the last good one survives
 //!   restarts of both the proxy and the control plane ([`last_good`]).
+//! - Requests that change something wait, in bounded number and time, while the control plane says
+//!   so ([`hold`]); what it is told when it asks is that none is under way.
 //! - A cluster with weight 0 gets nothing.
 //! - Counts are exact.
 
 mod admin;
 pub mod config;
 mod identity;
+mod hold;
 mod ingress;
 pub mod last_good;
 mod mirror;

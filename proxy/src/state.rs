@@ -7,6 +7,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::config::{Kind, Resources, RoutingTable};
+use crate::hold::Holds;
 use crate::mirror::Mirrors;
 use crate::settings::ProxyConfig;
 use crate::telemetry::Registry;
@@ -17,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) table: ArcSwap<RoutingTable>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) mirrors: Mirrors,
+    pub(crate) holds: Holds,
     ready: AtomicBool,
     connected: AtomicBool,
     draining: AtomicBool,
@@ -30,6 +32,7 @@ impl Shared {
             table: ArcSwap::default(),
             registry: Arc::default(),
             mirrors: Mirrors::new(config.pairs_per_second),
+            holds: Holds::default(),
             config,
             ready: AtomicBool::new(false),
             connected: AtomicBool::new(false),
@@ -48,6 +51,7 @@ impl Shared {
     pub(crate) fn put_in_force(&self, resources: &Resources) {
         let table = RoutingTable::link(resources, &self.table.load(), &self.registry);
         self.table.store(Arc::new(table));
+        self.holds.news();
         let versions = Kind::ALL.map(|kind| {
             let versions = serde_json::json!(resources.versions(kind));
             (api::xds::short_name(kind.url()).to_owned(), versions)
@@ -57,6 +61,16 @@ impl Shared {
         )));
         if resources.routes.is_some() {
             self.ready.store(true, Ordering::Release);
+        }
+    }
+
+    /// Waits, for a bounded time, until no request that was sent before a hold is under way. An
+    /// acknowledgement after that says so.
+    pub(crate) async fn settle(&self) {
+        let flights = self.table.load().held_flights();
+        let left = self.holds.drained(&flights).await;
+        if left > 0 {
+            tracing::warn!(left, "requests from before the hold are still under way");
         }
     }
 

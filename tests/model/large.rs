@@ -91,6 +91,23 @@ fn traffic() -> Config {
     }
 }
 
+/// A single writer's cut-over, with clients that write.
+fn single() -> Config {
+    Config {
+        budget: Budget {
+            leases: 2,
+            crashes: 1,
+            faults: 1,
+            rollbacks: 1,
+            writes: 1,
+            ..Budget::default()
+        },
+        class: domain::ConsistencyClass::SingleWriter,
+        requests: false,
+        ..Config::calm()
+    }
+}
+
 /// A longer migration: more rounds, stages and attempts.
 fn long() -> Config {
     Config {
@@ -141,6 +158,7 @@ fn main() -> ExitCode {
         ("people", people()),
         ("traffic", traffic()),
         ("long", long()),
+        ("single writer", single()),
     ];
     for (name, config) in others {
         let (_, _, told) = explore(name, config);

@@ -123,3 +123,38 @@ fn a_driver_that_only_fences_is_enough_where_no_call_is_late() {
     });
     must_reach(&told, |name| name.contains("two coordinators"));
 }
+
+#[test]
+fn a_single_writer_is_never_two_and_loses_nothing() {
+    for budget in [
+        Budget {
+            leases: 2,
+            crashes: 1,
+            writes: 1,
+            ..Budget::default()
+        },
+        Budget {
+            leases: 1,
+            aborts: 1,
+            rollbacks: 1,
+            writes: 1,
+            ..Budget::default()
+        },
+        Budget {
+            leases: 1,
+            late: 1,
+            aborts: 1,
+            writes: 1,
+            ..Budget::default()
+        },
+    ] {
+        let told = explore(Config {
+            class: domain::ConsistencyClass::SingleWriter,
+            ..quiet(budget)
+        });
+        must_reach(&told, |name| {
+            name.contains("took a write")
+                || (budget.aborts > 0 && name.contains("cut-over is aborted"))
+        });
+    }
+}

@@ -9,6 +9,13 @@
 //!                                              RolledBack ◀─ RollingBack ◀──────────────┘
 //! Parked: from anywhere, when only a person can decide.
 //! ```
+//! A single writer (S3) has no ramp: two sides that serve at once would show stale reads. After
+//! `Mirroring` everything flips at once, and can be taken back from the soak as it was flipped:
+//! ```text
+//! Mirroring ─▶ CutOver: hold writes ─▶ freeze the original, note its position ─▶ shadow catches up,
+//!              checksum, the original follows ─▶ flip, all acknowledged ─▶ open the shadow ─▶ release
+//!                                                                        └─▶ Soaking ─▶ Draining ─▶ …
+//! ```
 //!
 //! # How it is driven
 //! [`step`] takes the record and an [`Event`], and gives the new record and the [`Effect`]s to
@@ -35,8 +42,8 @@ mod transition;
 mod tests;
 
 pub use record::{
-    Effect, EffectKind, Entered, Event, Illegal, JudgeScope, Limits, Migration, OpId, Outcome,
-    Pending, Phase, Question, RouteTo, Undo, Verdict, What,
+    Effect, EffectKind, Entered, Event, Frozen, Illegal, JudgeScope, Limits, Migration, OpId,
+    Outcome, Pending, Phase, Question, RouteTo, Undo, Verdict, What,
 };
 pub use standing::{Final, Reversible, Standing};
 pub use transition::step;

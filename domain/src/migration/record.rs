@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{HostId, InstanceId, MigrationId, PlanId, ServiceId};
 use crate::inventory::{ConsistencyClass, Endpoint, Instance, Replica};
 use crate::plan::Move;
-use crate::routing::ZeroTraffic;
+use crate::routing::{Hold, ZeroTraffic};
 use crate::units::{Epoch, Resources, Timestamp};
 use crate::weight::{RampPlan, WeightSplit};
 
@@ -36,7 +36,7 @@ pub enum Phase {
     },
     /// The shadow has all traffic; the original waits.
     Soaking,
-    /// Single writers only: the writes flip.
+    /// Single writers only: everything flips at once, while writes are held.
     CutOver,
     /// The original's last requests end.
     Draining,
@@ -127,6 +127,32 @@ pub struct Limits {
     pub sync_rounds: u32,
     /// How often one effect is tried.
     pub attempts: u32,
+    /// Longest time that a single writer's writes may be held for the cut-over, in milliseconds;
+    /// beyond, everything is undone.
+    #[serde(skip_serializing_if = "is_usual_freeze")]
+    pub freeze_ms: u64,
+}
+
+/// A writer that takes no writes any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frozen {
+    /// The epoch under which the next writer may write.
+    pub writer: u64,
+    /// Where its writes end. Taken after it was frozen.
+    pub position: u64,
+}
+
+/// See [`Limits::freeze_ms`].
+const USUAL_FREEZE_MS: u64 = 2_000;
+
+/// What is as usual is not written, so that a build from before single writers were moved reads it.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+const fn is_usual_freeze(freeze_ms: &u64) -> bool {
+    *freeze_ms == USUAL_FREEZE_MS
 }
 
 impl Default for Limits {
@@ -135,6 +161,7 @@ impl Default for Limits {
             lag_bytes: 512 * 1024,
             sync_rounds: 8,
             attempts: 3,
+            freeze_ms: USUAL_FREEZE_MS,
         }
     }
 }
@@ -208,6 +235,12 @@ pub struct Migration {
     pub shadow: Option<Replica>,
     /// Whether the shadow has passed verification.
     pub verified: bool,
+    /// Single writers only: where the original's writes end, once it is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+    /// Single writers only: whether the shadow may have been opened for writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opened: bool,
     /// Proof that the original has no traffic.
     pub proof: Option<ZeroTraffic>,
     /// Why it rolls back.
@@ -249,6 +282,8 @@ impl Migration {
             shadow_endpoint: None,
             shadow: None,
             verified: false,
+            frozen: None,
+            opened: false,
             proof: None,
             failure: None,
             question: None,
@@ -282,8 +317,8 @@ impl Migration {
                 .map_or(WeightSplit::ORIGINAL, |stage| {
                     WeightSplit::shadow_share(stage.shadow)
                 }),
+            Phase::CutOver if self.opened => WeightSplit::SHADOW,
             Phase::Soaking
-            | Phase::CutOver
             | Phase::Draining
             | Phase::Committed
             | Phase::Terminating
@@ -296,6 +331,7 @@ impl Migration {
             | Phase::Reidentifying
             | Phase::Verifying
             | Phase::Mirroring
+            | Phase::CutOver
             | Phase::RollingBack
             | Phase::RolledBack
             | Phase::Parked => WeightSplit::ORIGINAL,
@@ -311,6 +347,9 @@ pub struct RouteTo {
     pub split: WeightSplit,
     /// Whether safe requests are copied to the shadow as well.
     pub mirror: bool,
+    /// Whether requests that change something wait.
+    #[serde(default, skip_serializing_if = "Hold::is_off")]
+    pub hold: Hold,
 }
 
 /// What the judge looks at.
@@ -348,6 +387,12 @@ pub enum EffectKind {
     Route(RouteTo),
     /// Watch both sides until there is a verdict.
     Judge(JudgeScope),
+    /// Let the original refuse writes, and note where they end.
+    FreezeWrites,
+    /// Let the shadow reach that position, compare both there, and let the original follow it.
+    CatchUp,
+    /// Let the shadow take writes.
+    OpenWrites,
     /// Wait until nothing reaches the original any more.
     AwaitDrain,
     /// Make the shadow the instance's replica, and its routing the usual one.
@@ -380,6 +425,14 @@ pub enum Undo {
     RestoreRouting,
     /// Give the original all traffic, and wait until the shadow's last requests have ended.
     ShiftBack,
+    /// Hold writes, wherever they go.
+    HoldWrites,
+    /// Let the shadow refuse writes, and let the original reach where they end.
+    WritesBack,
+    /// Give the original all reads, while writes are held.
+    FlipBack,
+    /// Let the original take writes again.
+    Reopen,
 }
 
 /// An effect to carry out now.
@@ -435,6 +488,8 @@ pub enum Outcome {
     Forked(Replica),
     /// The judge has spoken.
     Judged(Verdict),
+    /// The original takes no writes any more.
+    Frozen(Frozen),
     /// Nothing reaches the original any more.
     Drained(ZeroTraffic),
 }

@@ -88,6 +88,32 @@ pub const fn row(kind: &EffectKind) -> Row {
             deadline_ms: None,
             reason: "no stage is left without a verdict",
         },
+        EffectKind::FreezeWrites => Row {
+            name: "freeze writes",
+            undo: &[
+                Undo::Reopen,
+                Undo::FlipBack,
+                Undo::WritesBack,
+                Undo::HoldWrites,
+            ],
+            class: Class::Repeatable,
+            deadline_ms: Some(1_000),
+            reason: "after every data plane holds writes, so that none is turned away; the position is taken after it, so that none is behind it",
+        },
+        EffectKind::CatchUp => Row {
+            name: "catch up",
+            undo: &[],
+            class: Class::Repeatable,
+            deadline_ms: Some(1_000),
+            reason: "before anybody reads from the shadow; the way back is attached before the first new write",
+        },
+        EffectKind::OpenWrites => Row {
+            name: "open writes",
+            undo: &[],
+            class: Class::Repeatable,
+            deadline_ms: Some(1_000),
+            reason: "after the original refuses writes for good and every data plane reads from the shadow: never two writers, never a stale read",
+        },
         EffectKind::AwaitDrain => Row {
             name: "await drain",
             undo: &[],
@@ -122,12 +148,40 @@ pub const fn row(kind: &EffectKind) -> Row {
 
 const fn undo_row(undo: Undo) -> Row {
     match undo {
+        Undo::HoldWrites => Row {
+            name: "hold writes",
+            undo: &[],
+            class: Class::Repeatable,
+            deadline_ms: Some(30_000),
+            reason: "first: no write is turned away while the sides change",
+        },
+        Undo::WritesBack => Row {
+            name: "writes back",
+            undo: &[],
+            class: Class::Repeatable,
+            deadline_ms: Some(10_000),
+            reason: "the shadow refuses writes before the original takes any, and the original needs all that the shadow took",
+        },
+        Undo::FlipBack => Row {
+            name: "flip back",
+            undo: &[],
+            class: Class::Repeatable,
+            deadline_ms: Some(30_000),
+            reason: "nobody reads from the shadow when the original takes the first write",
+        },
+        Undo::Reopen => Row {
+            name: "reopen",
+            undo: &[],
+            class: Class::Repeatable,
+            deadline_ms: Some(10_000),
+            reason: "after the shadow refuses writes for good; the hold ends with what comes next",
+        },
         Undo::ShiftBack => Row {
             name: "shift back",
             undo: &[],
             class: Class::Repeatable,
             deadline_ms: Some(60_000),
-            reason: "first: traffic leaves the shadow, and its last requests end",
+            reason: "then traffic leaves the shadow, and its last requests end",
         },
         Undo::RestoreRouting => Row {
             name: "restore routing",

@@ -12,10 +12,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{HostId, InstanceId, MigrationId, PlanId, ServiceId};
-use crate::inventory::{Endpoint, Instance, InstanceState, Replica};
+use crate::inventory::{
+    ConsistencyClass, Endpoint, Instance, InstanceSpec, InstanceState, Replica,
+};
 use crate::plan::Move;
 use crate::routing::{
-    DrainDeadline, MigrationRouting, Routing, RoutingState, RoutingStatus, ZeroTraffic,
+    DrainDeadline, Hold, MigrationRouting, Routing, RoutingState, RoutingStatus, ZeroTraffic,
 };
 use crate::units::{BasisPoints, Epoch, Resources, Timestamp};
 use crate::weight::{RampPlan, Stage, WeightSplit};
@@ -41,6 +43,7 @@ fn proof() -> ZeroTraffic {
             shadow: replica("b", 2).endpoint,
             split: WeightSplit::SHADOW,
             mirror: false,
+            hold: Hold::Off,
         }),
     };
     let status = RoutingStatus {
@@ -54,13 +57,19 @@ fn proof() -> ZeroTraffic {
 }
 
 fn planned() -> Migration {
+    planned_as(ConsistencyClass::Stateless)
+}
+
+fn planned_as(class: ConsistencyClass) -> Migration {
     let stage = |shadow| Stage {
         shadow: BasisPoints::new(shadow).unwrap(),
         hold_ms: 1,
     };
     let spec = serde_json::from_str(r#"{"id":"i","service":"s","argv":["x"],"class":"stateless"}"#);
+    let mut spec: InstanceSpec = spec.unwrap();
+    spec.class = class;
     let instance = Instance {
-        spec: spec.unwrap(),
+        spec,
         replica: replica("a", 1),
         state: InstanceState::Running,
         placed_at: Timestamp(0),
@@ -93,6 +102,11 @@ fn at(what: What) -> Event {
     }
 }
 
+const FROZEN: Frozen = Frozen {
+    writer: 2,
+    position: 77,
+};
+
 /// The outcome that a healthy world gives.
 fn good_outcome(kind: &EffectKind) -> Outcome {
     match kind {
@@ -103,7 +117,10 @@ fn good_outcome(kind: &EffectKind) -> Outcome {
             reason: "no worse".to_owned(),
         }),
         EffectKind::AwaitDrain => Outcome::Drained(proof()),
-        EffectKind::Reserve
+        EffectKind::FreezeWrites | EffectKind::Undo(Undo::WritesBack) => Outcome::Frozen(FROZEN),
+        EffectKind::CatchUp
+        | EffectKind::OpenWrites
+        | EffectKind::Reserve
         | EffectKind::Reidentify
         | EffectKind::Verify
         | EffectKind::Route(_)
@@ -124,6 +141,13 @@ fn succeed(record: &Migration) -> Event {
 
 fn started() -> Migration {
     step(&planned(), at(What::Start)).unwrap().0
+}
+
+/// A single writer's migration, once its traffic has been copied.
+fn cutting_over() -> Migration {
+    let planned = planned_as(ConsistencyClass::SingleWriter);
+    let started = step(&planned, at(What::Start)).unwrap().0;
+    drive(started, |r| r.phase == Phase::CutOver).0
 }
 
 /// Drives a healthy world until `stop` says so or nothing is pending.
@@ -298,6 +322,178 @@ fn an_outcome_that_answers_nothing_changes_nothing() {
     ));
 }
 
+const HELD: EffectKind = EffectKind::Route(RouteTo {
+    split: WeightSplit::ORIGINAL,
+    mirror: false,
+    hold: Hold::Writes,
+});
+const FLIPPED: EffectKind = EffectKind::Route(RouteTo {
+    split: WeightSplit::SHADOW,
+    mirror: false,
+    hold: Hold::Writes,
+});
+const RELEASED: EffectKind = EffectKind::Route(RouteTo {
+    split: WeightSplit::SHADOW,
+    mirror: false,
+    hold: Hold::Off,
+});
+
+#[test]
+fn a_single_writer_flips_once_and_everything_stands_in_its_order() {
+    let (record, done) = drive(cutting_over(), |r| r.phase == Phase::Draining);
+    let soak = EffectKind::Judge(JudgeScope::Soak);
+    assert_eq!(
+        done,
+        [
+            HELD,
+            EffectKind::FreezeWrites,
+            EffectKind::CatchUp,
+            FLIPPED,
+            EffectKind::OpenWrites,
+            RELEASED,
+            soak
+        ]
+    );
+    assert_eq!(record.frozen, Some(FROZEN));
+    let (record, _) = drive(record, |_| false);
+    assert_eq!(record.phase, Phase::Done);
+    let ramped = |entered: &Entered| matches!(entered.phase, Phase::Ramping { .. });
+    assert!(!record.history.iter().any(ramped), "reads never ramp");
+}
+
+/// Vitess 16563: the position that the target must reach was recorded before the lock, and what was
+/// written in between was lost.
+#[test]
+fn vitess_16563_the_position_is_taken_only_after_writes_are_held_and_refused() {
+    let record = cutting_over();
+    // Nobody can hand a position in before the original is frozen.
+    let early = What::Succeeded {
+        op: record.pending.as_ref().unwrap().op,
+        outcome: Outcome::Frozen(FROZEN),
+    };
+    assert!(matches!(
+        step(&record, at(early)),
+        Err(Illegal::WrongOutcome { .. })
+    ));
+    let (_, done) = drive(record, |r| r.frozen.is_some());
+    assert_eq!(done, [HELD, EffectKind::FreezeWrites]);
+}
+
+/// Vitess 6951: the switch was allowed without the target having caught up.
+#[test]
+fn vitess_6951_nothing_flips_without_having_caught_up() {
+    let (record, _) = drive(cutting_over(), |r| {
+        r.pending
+            .as_ref()
+            .is_some_and(|p| p.kind == EffectKind::CatchUp)
+    });
+    let op = record.pending.as_ref().unwrap().op;
+    let behind = What::Failed {
+        op,
+        error: "12 bytes behind".to_owned(),
+        may_retry: false,
+    };
+    let (record, _) = step(&record, at(behind)).unwrap();
+    assert_eq!(record.phase, Phase::RollingBack);
+    let (record, undone) = drive(record, |_| false);
+    assert_eq!(undone[0], EffectKind::Undo(Undo::HoldWrites));
+    assert!(!undone.contains(&FLIPPED) && !undone.contains(&EffectKind::OpenWrites));
+    assert_eq!(record.phase, Phase::RolledBack);
+}
+
+/// Vitess 17326: a failure between "deny the target" and "allow the source" left nobody to write to.
+#[test]
+fn vitess_17326_whatever_fails_somebody_takes_writes_again() {
+    for failing in [
+        HELD,
+        EffectKind::FreezeWrites,
+        EffectKind::CatchUp,
+        FLIPPED,
+        EffectKind::OpenWrites,
+        RELEASED,
+    ] {
+        let (record, _) = drive(cutting_over(), |r| {
+            r.pending.as_ref().is_some_and(|p| p.kind == failing)
+        });
+        let op = record.pending.as_ref().unwrap().op;
+        let failed = What::Failed {
+            op,
+            error: "gone".to_owned(),
+            may_retry: false,
+        };
+        let (record, _) = step(&record, at(failed)).unwrap();
+        let (record, undone) = drive(record, |_| false);
+        assert_eq!(record.phase, Phase::RolledBack);
+        assert_eq!((record.frozen, record.opened), (None, false));
+        let back = undone
+            .iter()
+            .position(|k| *k == EffectKind::Undo(Undo::Reopen));
+        let shift = undone
+            .iter()
+            .position(|k| *k == EffectKind::Undo(Undo::ShiftBack));
+        // The hold is let go after the original takes writes again, and in every case.
+        assert!(shift.is_some());
+        assert!(
+            failing == HELD || back.is_some() && back < shift,
+            "{failing:?}: {undone:?}"
+        );
+    }
+}
+
+/// Vitess 7061: what was held was let go only by its own time limit.
+#[test]
+fn vitess_7061_the_hold_ends_with_the_cut_over_and_not_with_its_time_limit() {
+    let (_, done) = drive(cutting_over(), |r| r.phase == Phase::Draining);
+    let opened = done
+        .iter()
+        .position(|k| *k == EffectKind::OpenWrites)
+        .unwrap();
+    assert_eq!(done[opened + 1], RELEASED, "right after the shadow is open");
+}
+
+#[test]
+fn a_cut_over_that_takes_too_long_is_undone_and_says_so() {
+    let record = cutting_over();
+    let late = Event {
+        at: Timestamp(1 + record.limits.freeze_ms + 1),
+        ..succeed(&record)
+    };
+    let (record, _) = step(&record, late).unwrap();
+    assert_eq!(record.phase, Phase::RollingBack);
+    let failure = record.failure.clone().unwrap();
+    assert!(failure.contains("2001 ms; allowed is 2000 ms"), "{failure}");
+}
+
+#[test]
+fn a_shadow_that_is_found_bad_after_the_flip_gives_the_writes_back_first() {
+    let (record, _) = drive(cutting_over(), |r| r.phase == Phase::Soaking);
+    assert!(record.opened);
+    let op = record.pending.as_ref().unwrap().op;
+    let verdict = Verdict::Rollback {
+        reason: "slower".to_owned(),
+    };
+    let event = at(What::Succeeded {
+        op,
+        outcome: Outcome::Judged(verdict),
+    });
+    let (record, undone) = drive(step(&record, event).unwrap().0, |_| false);
+    assert_eq!(
+        undone,
+        [
+            Undo::HoldWrites,
+            Undo::WritesBack,
+            Undo::FlipBack,
+            Undo::Reopen,
+            Undo::ShiftBack,
+            Undo::RestoreRouting,
+            Undo::DestroyShadow,
+            Undo::ReleaseReservation
+        ]
+        .map(EffectKind::Undo)
+    );
+    assert_eq!(record.phase, Phase::RolledBack);
+}
+
 /// What a random world may answer.
 #[derive(Debug, Clone)]
 enum Answer {
@@ -374,8 +570,11 @@ fn event(record: &Migration, answer: &Answer, epoch: u64) -> Event {
 }
 
 /// A model of the world that the effects act on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct World {
+    original_writes: bool,
+    shadow_writes: bool,
+    held: bool,
     reserved: bool,
     shadow: bool,
     split: u32,
@@ -384,6 +583,19 @@ struct World {
 }
 
 impl World {
+    fn new() -> Self {
+        Self {
+            original_writes: true,
+            shadow_writes: false,
+            held: false,
+            reserved: false,
+            shadow: false,
+            split: 0,
+            original_gone: false,
+            routed: false,
+        }
+    }
+
     fn apply(&mut self, kind: &EffectKind) {
         match kind {
             EffectKind::Reserve => self.reserved = true,
@@ -391,7 +603,14 @@ impl World {
             EffectKind::Route(to) => {
                 self.routed = true;
                 self.split = to.split.shadow().get();
+                self.held = to.hold == Hold::Writes;
             }
+            EffectKind::FreezeWrites => self.original_writes = false,
+            EffectKind::OpenWrites => self.shadow_writes = true,
+            EffectKind::Undo(Undo::HoldWrites) => self.held = true,
+            EffectKind::Undo(Undo::WritesBack) => self.shadow_writes = false,
+            EffectKind::Undo(Undo::FlipBack) => self.split = 0,
+            EffectKind::Undo(Undo::Reopen) => self.original_writes = true,
             EffectKind::Adopt => self.routed = false,
             EffectKind::Terminate { .. } => self.original_gone = true,
             EffectKind::Release | EffectKind::Undo(Undo::ReleaseReservation) => {
@@ -399,8 +618,12 @@ impl World {
             }
             EffectKind::Undo(Undo::DestroyShadow) => self.shadow = false,
             EffectKind::Undo(Undo::RestoreRouting) => self.routed = false,
-            EffectKind::Undo(Undo::ShiftBack) => self.split = 0,
+            EffectKind::Undo(Undo::ShiftBack) => {
+                self.split = 0;
+                self.held = false;
+            }
             EffectKind::SyncRound
+            | EffectKind::CatchUp
             | EffectKind::Reidentify
             | EffectKind::Verify
             | EffectKind::Judge(_)
@@ -413,9 +636,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn no_sequence_of_events_breaks_an_invariant(answers in answers()) {
-        let mut record = started();
-        let mut world = World::default();
+    fn no_sequence_of_events_breaks_an_invariant(
+        answers in answers(),
+        class in prop_oneof![Just(ConsistencyClass::Stateless), Just(ConsistencyClass::SingleWriter)],
+    ) {
+        let mut record = step(&planned_as(class), at(What::Start)).unwrap().0;
+        let mut world = World::new();
         let mut committed = false;
         for (epoch, answer) in (2_u64..).zip(&answers) {
             // The effect may have been carried out, whatever the record learns of it: this is
@@ -434,6 +660,8 @@ proptest! {
             }
             // I1: the original goes only when the shadow is there and has all traffic.
             prop_assert!(!world.original_gone || (world.shadow && world.split == 10_000));
+            // I11: never two writers.
+            prop_assert!(!(world.original_writes && world.shadow_writes));
             // I2: weight only for a verified shadow.
             prop_assert!(world.split == 0 || record.verified);
             committed |= record.phase == Phase::Committed;
@@ -445,8 +673,13 @@ proptest! {
                 Phase::RolledBack => {
                     prop_assert!(!world.reserved && !world.shadow && !world.routed && world.split == 0);
                     prop_assert!(!world.original_gone);
+                    prop_assert!(world.original_writes && !world.shadow_writes && !world.held);
                 }
-                Phase::Done => prop_assert!(!world.reserved && world.original_gone && !world.routed),
+                Phase::Done => {
+                    prop_assert!(!world.reserved && world.original_gone && !world.routed);
+                    let single = class == ConsistencyClass::SingleWriter;
+                    prop_assert!(world.shadow_writes == single && !world.held);
+                }
                 _ => {}
             }
         }
@@ -460,4 +693,18 @@ proptest! {
         }
         prop_assert!(matches!(record.phase, Phase::Done | Phase::RolledBack), "{:?}", record.phase);
     }
+}
+
+#[test]
+fn what_is_not_cut_over_is_stored_as_before_there_were_cut_overs() {
+    // An earlier build refuses fields that it does not know.
+    let mut record = started();
+    while !record.phase.is_final() {
+        let stored = serde_json::to_string(&record).unwrap();
+        for new in ["frozen", "opened", "hold", "freeze_ms"] {
+            assert!(!stored.contains(&format!("\"{new}\"")), "{new} in {stored}");
+        }
+        record = step(&record, succeed(&record)).unwrap().0;
+    }
+    assert_eq!(record.phase, Phase::Done);
 }

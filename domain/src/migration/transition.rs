@@ -1,11 +1,13 @@
 //! The transition function.
 
+use crate::inventory::ConsistencyClass;
 use crate::migration::record::{
     Effect, EffectKind, Entered, Event, Illegal, JudgeScope, Migration, OpId, Outcome, Pending,
-    Phase, Question, RouteTo, Verdict, What,
+    Phase, Question, RouteTo, Undo, Verdict, What,
 };
 use crate::migration::standing::Standing;
 use crate::migration::table;
+use crate::routing::Hold;
 use crate::units::{BasisPoints, Timestamp};
 use crate::weight::WeightSplit;
 
@@ -142,6 +144,9 @@ fn enter(record: &mut Migration, phase: Phase, at: Timestamp) {
 
 /// Logs the intent: the undo first, then the effect.
 fn begin(record: &mut Migration, kind: EffectKind, at: Timestamp) {
+    if kind == EffectKind::OpenWrites {
+        record.opened = true;
+    }
     for undo in table::row(&kind).undo {
         if !record.undo.contains(undo) {
             record.undo.push(*undo);
@@ -190,10 +195,12 @@ fn unpark(record: &mut Migration) -> Option<Question> {
 
 fn fail(record: &mut Migration, error: &str, may_retry: bool, at: Timestamp) {
     let limit = record.limits.attempts;
+    // While writes wait there is no time to try again for long.
+    let in_time = record.phase != Phase::CutOver || !over_budget(record, at);
     let Some(pending) = &mut record.pending else {
         return;
     };
-    if may_retry && pending.attempts < limit {
+    if may_retry && in_time && pending.attempts < limit {
         pending.attempts += 1;
         return;
     }
@@ -265,8 +272,24 @@ fn succeed(
             let warm = RouteTo {
                 split: WeightSplit::ORIGINAL,
                 mirror: true,
+                hold: Hold::Off,
             };
             begin(record, EffectKind::Route(warm), at);
+        }
+        (EffectKind::Route(to), Outcome::Done) if record.phase == Phase::CutOver => {
+            after_hold(record, to, at);
+        }
+        (EffectKind::FreezeWrites, Outcome::Frozen(frozen)) => {
+            record.frozen = Some(frozen);
+            cut_over(record, EffectKind::CatchUp, at);
+        }
+        (EffectKind::CatchUp, Outcome::Done) => {
+            let flip = held(WeightSplit::SHADOW, Hold::Writes);
+            cut_over(record, flip, at);
+        }
+        (EffectKind::OpenWrites, Outcome::Done) => {
+            // Too late to be undone for its length: the next step ends it.
+            begin(record, held(WeightSplit::SHADOW, Hold::Off), at);
         }
         (EffectKind::Route(_), Outcome::Done) => after_route(record, at)?,
         (EffectKind::Judge(scope), Outcome::Judged(verdict)) => {
@@ -292,7 +315,16 @@ fn succeed(
         },
         (EffectKind::Terminate { .. }, Outcome::Done) => begin(record, EffectKind::Release, at),
         (EffectKind::Release, Outcome::Done) => enter(record, Phase::Done, at),
-        (EffectKind::Undo(undone), Outcome::Done) => {
+        (EffectKind::Undo(Undo::WritesBack), Outcome::Frozen(frozen)) => {
+            record.frozen = Some(frozen);
+            record.undo.retain(|undo| *undo != Undo::WritesBack);
+            unwind(record, at);
+        }
+        (EffectKind::Undo(undone), Outcome::Done) if undone != Undo::WritesBack => {
+            if undone == Undo::Reopen {
+                record.frozen = None;
+                record.opened = false;
+            }
             record.undo.retain(|undo| *undo != undone);
             unwind(record, at);
         }
@@ -349,9 +381,56 @@ fn after_verdict(record: &mut Migration, scope: JudgeScope, verdict: Verdict, at
     }
 }
 
-/// The next stage, or what follows the last.
+const fn held(split: WeightSplit, hold: Hold) -> EffectKind {
+    EffectKind::Route(RouteTo {
+        split,
+        mirror: false,
+        hold,
+    })
+}
+
+/// Whether writes have been held for longer than they may.
+fn over_budget(record: &Migration, at: Timestamp) -> bool {
+    at.since(record.entered_at()) > record.limits.freeze_ms
+}
+
+/// The next step of the cut-over, while there is time; else everything is undone.
+fn cut_over(record: &mut Migration, next: EffectKind, at: Timestamp) {
+    if over_budget(record, at) {
+        let (held, allowed) = (at.since(record.entered_at()), record.limits.freeze_ms);
+        if let Standing::Reversible(reversible) = record.standing() {
+            reversible.roll_back(format!(
+                "writes were held for {held} ms; allowed is {allowed} ms"
+            ));
+            unwind(record, at);
+        }
+        return;
+    }
+    begin(record, next, at);
+}
+
+/// Every data plane has what the cut-over asked for.
+fn after_hold(record: &mut Migration, to: RouteTo, at: Timestamp) {
+    match to.hold {
+        Hold::Writes if to.split == WeightSplit::SHADOW => {
+            cut_over(record, EffectKind::OpenWrites, at);
+        }
+        Hold::Writes => cut_over(record, EffectKind::FreezeWrites, at),
+        Hold::Off => {
+            enter(record, Phase::Soaking, at);
+            begin(record, EffectKind::Judge(JudgeScope::Soak), at);
+        }
+    }
+}
+
+/// The next stage, or what follows the last. A single writer has no stages.
 fn advance(record: &mut Migration, scope: JudgeScope, at: Timestamp) {
     let next = match scope {
+        JudgeScope::Mirror if record.class == ConsistencyClass::SingleWriter => {
+            enter(record, Phase::CutOver, at);
+            begin(record, held(WeightSplit::ORIGINAL, Hold::Writes), at);
+            return;
+        }
         JudgeScope::Mirror => 0,
         JudgeScope::Stage { stage } => stage + 1,
         JudgeScope::Soak => {
@@ -373,6 +452,7 @@ fn advance(record: &mut Migration, scope: JudgeScope, at: Timestamp) {
     let route = RouteTo {
         split: WeightSplit::shadow_share(shadow),
         mirror: false,
+        hold: Hold::Off,
     };
     begin(record, EffectKind::Route(route), at);
 }
@@ -386,6 +466,7 @@ impl Outcome {
             Self::Synced { .. } => "synced",
             Self::Forked(_) => "forked",
             Self::Judged(_) => "judged",
+            Self::Frozen(_) => "frozen",
             Self::Drained(_) => "drained",
         }
     }

@@ -244,6 +244,7 @@ fn instance(
             resume: hook("resume"),
             state: hook("state"),
             reidentify: hook("reidentify"),
+            writer: None,
         },
         class: domain::ConsistencyClass::SharedState,
         priority: if name.ends_with('2') {

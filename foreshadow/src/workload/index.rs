@@ -1,7 +1,8 @@
 //! The materialised index: slots in shard files, and the position they have reached.
 //!
 //! A slot is chosen by the key's hash alone and holds the last record for it. So the index at a
-//! position is a function of the journal up to there, and applying a record again changes nothing.
+//! position is a function of the journal up to there. A slot knows the position of its last record,
+//! and one from before that is not applied again.
 //! Keys whose slots meet replace each other: the index is a bounded view, the journal the truth.
 //!
 //! The `position` file is one line: position, the position that the batch under way will reach,
@@ -12,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::journal::{MAX_KEY, MAX_VALUE, Record};
+use super::journal::{Change, MAX_KEY, MAX_VALUE, Record};
 
 /// Bytes of a slot: position (8), lengths (2), spare (6), key, value.
 const SLOT: usize = 16 + MAX_KEY + MAX_VALUE;
@@ -42,6 +43,23 @@ struct Shard {
     bytes: Vec<u8>,
     hash: [u8; 32],
     is_hashed: bool,
+}
+
+/// The position of a slot's record; 0 for an empty one.
+fn position_of(slot: &[u8]) -> u64 {
+    let bytes = slot.iter().take(8).rev();
+    bytes.fold(0, |sum, &byte| (sum << 8) | u64::from(byte))
+}
+
+/// A slot's value, if it is of this key.
+fn value_in<'a>(slot: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    let (key_len, value_len) = (usize::from(slot[8]), usize::from(slot[9]));
+    let is_it = slot.get(16..16 + key_len)? == key.as_bytes();
+    is_it.then(|| slot.get(16 + MAX_KEY..16 + MAX_KEY + value_len))?
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Identity of the running boot: after another one, unsynced writes may be lost.
@@ -150,13 +168,25 @@ impl Index {
     pub(super) fn apply(&mut self, record: Option<&Record>, end: u64) -> io::Result<()> {
         if let Some(record) = record {
             let (shard, offset) = self.slot_of(&record.key);
+            let held = &self.shards[shard].bytes[offset..offset + SLOT];
+            if position_of(held) >= end {
+                self.reached.position = end;
+                return Ok(());
+            }
+            let value = match &record.change {
+                Change::Set(value) => value.clone(),
+                Change::Add(more) => {
+                    let now = value_in(held, &record.key).and_then(number).unwrap_or(0);
+                    now.saturating_add(*more).to_string().into_bytes()
+                }
+            };
             let mut slot = [0; SLOT];
             slot[..8].copy_from_slice(&end.to_le_bytes());
             slot[8] = u8::try_from(record.key.len()).unwrap_or(u8::MAX);
-            slot[9] = u8::try_from(record.value.len()).unwrap_or(u8::MAX);
+            slot[9] = u8::try_from(value.len()).unwrap_or(u8::MAX);
             slot[16..16 + record.key.len()].copy_from_slice(record.key.as_bytes());
-            let value = 16 + MAX_KEY;
-            slot[value..value + record.value.len()].copy_from_slice(&record.value);
+            let place = 16 + MAX_KEY;
+            slot[place..place + value.len()].copy_from_slice(&value);
             let shard = &mut self.shards[shard];
             shard.file.write_all_at(&slot, offset as u64)?;
             shard.bytes[offset..offset + SLOT].copy_from_slice(&slot);
@@ -184,16 +214,8 @@ impl Index {
     pub(super) fn get(&self, key: &str) -> Option<(Vec<u8>, u64)> {
         let (shard, offset) = self.slot_of(key);
         let slot = &self.shards[shard].bytes[offset..offset + SLOT];
-        let (key_len, value_len) = (usize::from(slot[8]), usize::from(slot[9]));
-        if slot.get(16..16 + key_len)? != key.as_bytes() {
-            return None;
-        }
-        let set_at = slot[..8]
-            .iter()
-            .rev()
-            .fold(0, |sum, &byte| (sum << 8) | u64::from(byte));
-        let value = slot.get(16 + MAX_KEY..16 + MAX_KEY + value_len)?;
-        Some((value.to_vec(), set_at))
+        let value = value_in(slot, key)?;
+        Some((value.to_vec(), position_of(slot)))
     }
 
     /// BLAKE3 over the shards' hashes. Only shards that have changed are hashed again.
@@ -231,8 +253,38 @@ mod tests {
     fn record(key: &str, value: &str) -> Record {
         Record {
             key: key.to_owned(),
-            value: value.as_bytes().to_vec(),
+            change: Change::Set(value.as_bytes().to_vec()),
         }
+    }
+
+    #[test]
+    fn a_number_counts_every_addition_once_also_when_a_batch_is_applied_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut index = Index::open(folder.path(), 8, 1024).unwrap();
+        let one = Record {
+            key: "count".to_owned(),
+            change: Change::Add(2),
+        };
+        let add = |index: &mut Index| {
+            index.begin(5).unwrap();
+            for end in 1..=5 {
+                index.apply(Some(&one), end).unwrap();
+            }
+            index.finish().unwrap();
+        };
+        let before = fs::read(folder.path().join("position")).unwrap();
+        add(&mut index);
+        assert_eq!(index.get("count"), Some((b"10".to_vec(), 5)));
+        // The shards are ahead of the position, as when the process dies in the batch.
+        fs::write(folder.path().join("position"), before).unwrap();
+        let mut again = Index::open(folder.path(), 8, 1024).unwrap();
+        assert_eq!(again.reached().position, 0);
+        add(&mut again);
+        assert_eq!(again.get("count"), Some((b"10".to_vec(), 5)));
+        // What was no number counts from 0.
+        again.apply(Some(&record("count", "word")), 6).unwrap();
+        again.apply(Some(&one), 7).unwrap();
+        assert_eq!(again.get("count"), Some((b"2".to_vec(), 7)));
     }
 
     fn fill(index: &mut Index, from: u64, to: u64) {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <16 hex digits of the BLAKE3 of the rest> <key> <value in hex>\n
+//! <16 hex digits of the BLAKE3 of the rest> <key>+ <number>\n
 //! ```
 //! A line is written by a single `write` to a file opened for appending, which Linux places at the
 //! end as a whole. A position is a number of bytes. A damaged line is passed over by every
@@ -29,7 +30,16 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) key: String,
-    pub(super) value: Vec<u8>,
+    pub(super) change: Change,
+}
+
+/// What becomes of a key's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is this.
+    Set(Vec<u8>),
+    /// It is a number, and this much more.
+    Add(u64),
 }
 
 /// What a reader found at a position.
@@ -53,10 +63,16 @@ fn checksum(payload: &str) -> String {
 
 fn encode(record: &Record) -> String {
     use std::fmt::Write as _;
-    let mut payload = format!("{} ", record.key);
-    for byte in &record.value {
-        let _infallible = write!(payload, "{byte:02x}");
-    }
+    let payload = match &record.change {
+        Change::Set(value) => {
+            let mut payload = format!("{} ", record.key);
+            for byte in value {
+                let _infallible = write!(payload, "{byte:02x}");
+            }
+            payload
+        }
+        Change::Add(number) => format!("{}+ {number}", record.key),
+    };
     format!("{} {payload}\n", checksum(&payload))
 }
 
@@ -65,15 +81,21 @@ fn decode(line: &str) -> Option<Record> {
     if sum != checksum(payload) {
         return None;
     }
-    let (key, hex) = payload.split_once(' ')?;
-    let digits = hex.as_bytes().chunks(2);
-    let value: Option<Vec<u8>> = digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect();
-    let value = value.filter(|value| value.len() <= MAX_VALUE && is_key(key))?;
-    Some(Record {
+    let (key, change) = payload.split_once(' ')?;
+    let (key, change) = match key.strip_suffix('+') {
+        Some(key) => (key, Change::Add(change.parse().ok()?)),
+        None => {
+            let digits = change.as_bytes().chunks(2);
+            let value: Option<Vec<u8>> = digits
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+                .collect();
+            let value = value.filter(|value| value.len() <= MAX_VALUE)?;
+            (key, Change::Set(value))
+        }
+    };
+    is_key(key).then(|| Record {
         key: key.to_owned(),
-        value,
+        change,
     })
 }
 
@@ -106,6 +128,12 @@ impl Writer {
         }
         // The kernel has moved the offset of this descriptor to the end of what it wrote.
         file.stream_position()
+    }
+
+    /// Appends what another replica has appended.
+    pub(super) fn append_raw(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(bytes)
     }
 }
 
@@ -178,7 +206,7 @@ mod tests {
     fn record(key: &str, value: &str) -> Record {
         Record {
             key: key.to_owned(),
-            value: value.as_bytes().to_vec(),
+            change: Change::Set(value.as_bytes().to_vec()),
         }
     }
 

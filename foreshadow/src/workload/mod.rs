@@ -5,6 +5,9 @@
 //! materialised index of it in its state directory ([`index`]). Any number of instances may append
 //! to and follow one journal, so an original and its shadow may serve side by side.
 //!
+//! Without a shared journal it is of class S3: the journal is its own, one replica writes, and a
+//! shadow follows until it is told to write ([`single`]).
+//!
 //! # Flow
 //! `POST /items/<key>` appends to the journal and waits until the record is in the own index.
 //! A thread ([`follower`]) reads the journal from the own position and applies what is new.
@@ -14,7 +17,7 @@
 //! # Hooks
 //! `GET /healthz` (200 once it has caught up with the journal as it was at the start),
 //! `GET /foreshadow/state`, `POST /foreshadow/quiesce`, `POST /foreshadow/resume`,
-//! `POST /foreshadow/reidentify`, as [`domain::Hooks`] describes them.
+//! `POST /foreshadow/reidentify`, and of a single writer `POST /foreshadow/writer/…`, as [`domain::Hooks`] describes them.
 //!
 //! # Failure paths
 //! A crash leaves shards that may be ahead of the position; applying a record twice changes
@@ -30,6 +33,7 @@ mod journal;
 mod options;
 mod routes;
 mod server;
+mod single;
 
 pub use fault::Fault;
 pub use options::WorkloadOptions;

@@ -13,9 +13,10 @@ pub struct WorkloadOptions {
     /// Directory for the instance's own state.
     #[arg(long)]
     pub state: PathBuf,
-    /// The journal that all instances of the service share.
+    /// The journal that all instances of the service share. Without it the instance is a single
+    /// writer, with a journal of its own.
     #[arg(long)]
-    pub journal: PathBuf,
+    pub journal: Option<PathBuf>,
     /// Name of the instance, told in the `x-instance` header.
     #[arg(long, default_value = "instance")]
     pub instance: String,

@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use super::burner::{Burner, Overloaded};
 use super::fault::{Faults, Meets};
 use super::follower::Follower;
-use super::journal::{MAX_KEY, MAX_VALUE, Record, Writer, is_key};
+use super::journal::{Change, MAX_KEY, MAX_VALUE, Record, Writer, is_key};
+use super::single::{NotTaken, Single, Standing};
 
 /// Longest wait for an own record to be applied.
 const APPLY_LIMIT: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub(super) struct Shared {
     pub(super) identity: Mutex<Identity>,
     pub(super) follower: Arc<Follower>,
     pub(super) journal: Writer,
+    /// Set when the journal is the instance's own.
+    pub(super) single: Option<Arc<Single>>,
     pub(super) burner: Burner,
     pub(super) faults: Faults,
     pub(super) served: AtomicU64,
@@ -57,6 +60,7 @@ type App = State<Arc<Shared>>;
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let clients = Router::new()
         .route("/items/{key}", get(read_item).post(write_item))
+        .route("/counters/{key}", get(read_item).post(count))
         .route("/work", get(work))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&shared),
@@ -69,6 +73,11 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/foreshadow/quiesce", post(quiesce))
         .route("/foreshadow/resume", post(resume))
         .route("/foreshadow/reidentify", post(reidentify))
+        .route("/foreshadow/journal", get(read_journal))
+        .route("/foreshadow/writer/standing", post(standing))
+        .route("/foreshadow/writer/freeze", post(freeze))
+        .route("/foreshadow/writer/open", post(open_writer))
+        .route("/foreshadow/writer/follow", post(follow))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), say_who))
         .layer(DefaultBodyLimit::max(4 * 1024))
         .with_state(shared)
@@ -116,6 +125,13 @@ async fn meet_faults(State(shared): App, request: Request, next: Next) -> Respon
 }
 
 impl Shared {
+    fn resume(&self) {
+        self.follower.resume();
+        if let Some(single) = &self.single {
+            single.resume();
+        }
+    }
+
     fn random(&self) -> u64 {
         self.identity
             .lock()
@@ -195,18 +211,46 @@ async fn write_item(State(shared): App, Path(key): Path<String>, value: Bytes) -
         let reason = format!("the value has {} bytes: at most {MAX_VALUE}", value.len());
         return error(StatusCode::PAYLOAD_TOO_LARGE, reason);
     }
-    let record = Record {
-        key: key.clone(),
-        value: value.to_vec(),
+    let change = Change::Set(value.to_vec());
+    write(&shared, Record { key, change }).await
+}
+
+/// Adds the number in the body, or 1.
+async fn count(State(shared): App, Path(key): Path<String>, more: Bytes) -> Response {
+    if !is_key(&key) {
+        return bad_key();
+    }
+    let text = String::from_utf8_lossy(&more);
+    let more = match text.trim() {
+        "" => Ok(1),
+        number => number.parse(),
     };
+    let Ok(more) = more else {
+        let reason = format!("what is added is {:?}: a whole number from 0", text.trim());
+        return error(StatusCode::BAD_REQUEST, reason);
+    };
+    let change = Change::Add(more);
+    write(&shared, Record { key, change }).await
+}
+
+/// Appends a record, and waits until it is in the own index.
+async fn write(shared: &Shared, record: Record) -> Response {
     // One short write into the page cache, as cheap as a memory copy.
-    let end = match shared.journal.append(&record) {
+    let appended = match &shared.single {
+        Some(single) => single.append(&record).await,
+        None => shared.journal.append(&record).map_err(NotTaken::Io),
+    };
+    let end = match appended {
         Ok(end) => end,
-        Err(reason) => return error(StatusCode::SERVICE_UNAVAILABLE, reason),
+        Err(NotTaken::NotTheWriter) => {
+            let reason = "this replica is not the writer; nothing was done";
+            return error(StatusCode::SERVICE_UNAVAILABLE, reason);
+        }
+        Err(NotTaken::Io(reason)) => return error(StatusCode::SERVICE_UNAVAILABLE, reason),
     };
     shared.follower.look_now();
-    match wait_for(&shared, end, APPLY_LIMIT).await {
-        Ok(()) => Json(json!({ "key": key, "set_at": end })).into_response(),
+    match wait_for(shared, end, APPLY_LIMIT).await {
+        Ok(()) => Json(json!({ "key": record.key, "set_at": end })).into_response(),
         Err(response) => response,
     }
 }
@@ -298,12 +342,15 @@ struct Deadline {
 async fn quiesce(State(shared): App, Query(deadline): Query<Deadline>) -> Response {
     let limit = Duration::from_millis(deadline.deadline_ms.unwrap_or(1_000).min(LONGEST_MS));
     let mut progress = shared.follower.progress();
+    if let Some(single) = &shared.single {
+        single.rest(limit);
+    }
     shared.follower.rest(limit);
     let rests = progress.wait_for(|now| now.is_at_rest || now.is_dead);
     match tokio::time::timeout(limit, rests).await {
         Ok(Ok(now)) if now.is_at_rest => Json(json!({ "position": now.position })).into_response(),
         Ok(_) | Err(_) => {
-            shared.follower.resume();
+            shared.resume();
             error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "it did not come to rest in time",
@@ -313,7 +360,7 @@ async fn quiesce(State(shared): App, Query(deadline): Query<Deadline>) -> Respon
 }
 
 async fn resume(State(shared): App) -> Json<Value> {
-    shared.follower.resume();
+    shared.resume();
     Json(json!({}))
 }
 
@@ -339,4 +386,85 @@ async fn reidentify(State(shared): App, Json(given): Json<NewIdentity>) -> Respo
         random: StdRng::from_seed(seed),
     };
     Json(json!({ "identity": identity.name })).into_response()
+}
+
+fn not_single() -> Response {
+    error(
+        StatusCode::CONFLICT,
+        "the journal is shared: this is not a single writer",
+    )
+}
+
+/// What a change of standing came to: refused with 409, or failed.
+fn stands(changed: Result<std::io::Result<Standing>, String>) -> Response {
+    match changed {
+        Ok(Ok(standing)) => Json(standing).into_response(),
+        Ok(Err(reason)) => error(StatusCode::SERVICE_UNAVAILABLE, reason),
+        Err(refused) => error(StatusCode::CONFLICT, refused),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Freeze {
+    of: Option<u64>,
+    at_least: Option<u64>,
+}
+
+async fn standing(State(shared): App) -> Response {
+    match &shared.single {
+        Some(single) => stands(Ok(single.stands())),
+        None => not_single(),
+    }
+}
+
+async fn freeze(State(shared): App, Json(asked): Json<Freeze>) -> Response {
+    match &shared.single {
+        Some(single) => stands(single.freeze(asked.of, asked.at_least.unwrap_or(0))),
+        None => not_single(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Epoch {
+    writer: u64,
+}
+
+async fn open_writer(State(shared): App, Json(asked): Json<Epoch>) -> Response {
+    match &shared.single {
+        Some(single) => stands(single.open(asked.writer)),
+        None => not_single(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Followed {
+    from: std::net::SocketAddr,
+}
+
+async fn follow(State(shared): App, Json(asked): Json<Followed>) -> Response {
+    match &shared.single {
+        Some(single) => stands(single.follow(asked.from.to_string())),
+        None => not_single(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct FromPosition {
+    position: u64,
+    wait_ms: Option<u64>,
+}
+
+async fn read_journal(State(shared): App, Query(asked): Query<FromPosition>) -> Response {
+    let Some(single) = &shared.single else {
+        return not_single();
+    };
+    let wait = Duration::from_millis(asked.wait_ms.unwrap_or(0).min(LONGEST_MS));
+    match single.read(asked.position, wait).await {
+        Ok(Some(bytes)) => bytes.into_response(),
+        Ok(None) => error(StatusCode::CONFLICT, "the journal ends before that"),
+        Err(reason) => error(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
 }

@@ -18,6 +18,7 @@ use super::index::Index;
 use super::journal::Writer;
 use super::options::WorkloadOptions;
 use super::routes::{Identity, Shared, router};
+use super::single::Single;
 
 /// Time for requests in flight after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -79,6 +80,9 @@ pub(super) async fn serve_on(
     let port = options.port;
     let listen = |error: io::Error| WorkloadError::Listen { port, error };
     let shared = Arc::new(assemble(&options)?);
+    if let Some(single) = &shared.single {
+        tokio::spawn(Arc::clone(single).run(Arc::clone(&shared.follower)));
+    }
     let (death, follower) = (shared.faults.death.clone(), Arc::clone(&shared.follower));
     let (draining, drains) = tokio::sync::oneshot::channel();
     let stop = async move {
@@ -108,12 +112,19 @@ fn assemble(options: &WorkloadOptions) -> Result<Shared, WorkloadError> {
         let path = path.to_owned();
         move |error| WorkloadError::File { what, path, error }
     };
-    let journal = Writer::open(&options.journal).map_err(file("journal", &options.journal))?;
+    let (single, journal_path) = match &options.journal {
+        Some(journal) => (None, journal.clone()),
+        None => {
+            let single = Single::open_state(&options.state, &options.role)
+                .map_err(file("state", &options.state))?;
+            (Some(Arc::new(single)), options.state.join("journal"))
+        }
+    };
+    let journal = Writer::open(&journal_path).map_err(file("journal", &journal_path))?;
     let shard_bytes = usize::from(options.shard_kib) * 1024;
     let index = Index::open(&options.state, usize::from(options.shards), shard_bytes)
         .map_err(file("state", &options.state))?;
-    let follower =
-        Follower::start(index, &options.journal).map_err(file("journal", &options.journal))?;
+    let follower = Follower::start(index, &journal_path).map_err(file("journal", &journal_path))?;
     let burner = Burner::start(Arc::clone(&follower)).map_err(file("state", &options.state))?;
     let identity = Identity {
         name: options.instance.clone(),
@@ -126,6 +137,7 @@ fn assemble(options: &WorkloadOptions) -> Result<Shared, WorkloadError> {
         identity: Mutex::new(identity),
         follower,
         journal,
+        single,
         burner,
         faults: Faults::new(options),
         served: AtomicU64::new(0),

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use domain::migration::Frozen;
 use domain::{
     Endpoint, Epoch, Host, HostId, Instance, InstanceId, InstanceSpec, MigrationId, Reading,
     Replica, Side, ZeroTraffic,
@@ -81,6 +82,15 @@ pub struct Verified {
     pub checks: Vec<String>,
 }
 
+/// Whether a shadow may have taken writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// It was never told to.
+    Never,
+    /// It was told to, or is being told.
+    Perhaps,
+}
+
 /// Something that a driver keeps, whether or not anything runs there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -143,6 +153,17 @@ impl DriverError {
     }
 }
 
+fn no_single_writer(ctx: &OpContext, operation: &'static str, replica: &Replica) -> DriverError {
+    DriverError::Failed {
+        operation,
+        subject: replica.tag.clone(),
+        reason: format!(
+            "this driver cannot cut single writers over (migration {})",
+            ctx.migration
+        ),
+    }
+}
+
 /// Makes, copies, checks and destroys instances. See the module's contract.
 #[async_trait::async_trait]
 pub trait Driver: Send + Sync + 'static {
@@ -192,6 +213,55 @@ pub trait Driver: Send + Sync + 'static {
         instance: &Instance,
         shadow: &Replica,
     ) -> Result<Verified, DriverError>;
+
+    /// Single writers: lets the original refuse writes, durably, waits for those under way, and
+    /// *then* takes the position. Again: the same answer.
+    async fn freeze_writes(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+    ) -> Result<Frozen, DriverError> {
+        Err(no_single_writer(ctx, "freeze writes", original))
+    }
+
+    /// Single writers: waits until the shadow has reached the original's position, checks that both
+    /// have the same state there, and lets the original follow the shadow from now on.
+    async fn catch_up(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        shadow: &Replica,
+        frozen: Frozen,
+    ) -> Result<(), DriverError> {
+        let _ = (shadow, frozen);
+        Err(no_single_writer(ctx, "catch up", original))
+    }
+
+    /// Single writers: lets a replica take writes under this epoch. Refused if it has been told to
+    /// refuse a later one.
+    async fn open_writes(
+        &self,
+        ctx: &OpContext,
+        replica: &Replica,
+        writer: u64,
+    ) -> Result<(), DriverError> {
+        let _ = writer;
+        Err(no_single_writer(ctx, "open writes", replica))
+    }
+
+    /// Single writers: lets the shadow refuse writes under any epoch that it may have been given,
+    /// and waits until the original has what the shadow took. Gives the epoch under which the
+    /// original may write again.
+    async fn writes_back(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        shadow: Option<&Replica>,
+        opened: Opened,
+    ) -> Result<Frozen, DriverError> {
+        let _ = (shadow, opened);
+        Err(no_single_writer(ctx, "take writes back", original))
+    }
 
     /// Destroys the original. Takes the proof that nothing reaches it.
     async fn terminate(

@@ -47,6 +47,7 @@ mod record;
 mod tags;
 mod usage;
 mod verify;
+mod writer;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -58,9 +59,10 @@ use store::LeaseName;
 pub use config::{CgroupPolicy, ProcessConfig};
 
 use crate::driver::{
-    Capabilities, Driver, DriverError, Forked, Found, OpContext, SyncReport, Verified,
+    Capabilities, Driver, DriverError, Forked, Found, OpContext, Opened, SyncReport, Verified,
 };
 use cgroup::Cgroups;
+use domain::migration::Frozen;
 use fence::Fence;
 use ports::Ports;
 use record::{Folders, Phase};
@@ -178,7 +180,8 @@ impl Driver for ProcessDriver {
         Capabilities {
             incremental_sync: true,
             enforces_capacity: self.cgroups.limits_cpu(),
-            reverse_sync: false,
+            // By the replicas themselves: where they have the hooks.
+            reverse_sync: true,
             pause_budget: self.config.pause_budget,
         }
     }
@@ -234,6 +237,47 @@ impl Driver for ProcessDriver {
     ) -> Result<Verified, DriverError> {
         let _act = self.fence.enter("verify", ctx).await?;
         self.check_shadow(ctx, instance, shadow).await
+    }
+
+    async fn freeze_writes(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+    ) -> Result<Frozen, DriverError> {
+        let _act = self.fence.enter("freeze writes", ctx).await?;
+        self.freeze(ctx, original).await
+    }
+
+    async fn catch_up(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        shadow: &Replica,
+        frozen: Frozen,
+    ) -> Result<(), DriverError> {
+        let _act = self.fence.enter("catch up", ctx).await?;
+        self.reach(ctx, original, shadow, frozen).await
+    }
+
+    async fn open_writes(
+        &self,
+        ctx: &OpContext,
+        replica: &Replica,
+        writer: u64,
+    ) -> Result<(), DriverError> {
+        let _act = self.fence.enter("open writes", ctx).await?;
+        self.open_writer(ctx, replica, writer).await
+    }
+
+    async fn writes_back(
+        &self,
+        ctx: &OpContext,
+        original: &Replica,
+        shadow: Option<&Replica>,
+        opened: Opened,
+    ) -> Result<Frozen, DriverError> {
+        let _act = self.fence.enter("take writes back", ctx).await?;
+        self.back(ctx, original, shadow, opened).await
     }
 
     async fn terminate(

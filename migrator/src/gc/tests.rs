@@ -151,6 +151,7 @@ fn what_a_migration_left_behind_is_found_whatever_it_is() {
             shadow: replica("m-2", 2).endpoint,
             split: WeightSplit::ORIGINAL,
             mirror: false,
+            hold: domain::Hold::Off,
         }),
     });
     let orphans = find(&records, &found);

@@ -201,17 +201,26 @@ fn single_writers_fixed_and_lately_moved_instances_stay_with_their_reason() {
         ("fixed", "a", 300.0),
         ("recent", "a", 300.0),
         ("writer", "a", 300.0),
+        ("sessions", "a", 10.0),
     ]);
     edit(&mut world, "fixed", |i| i.spec.movable = false);
     edit(&mut world, "recent", |i| i.placed_at = Timestamp(900_000));
     edit(&mut world, "writer", |i| {
         i.spec.class = ConsistencyClass::SingleWriter;
     });
+    edit(&mut world, "sessions", |i| {
+        i.spec.class = ConsistencyClass::Sessions;
+    });
     let decision = decided(&world);
     assert_eq!(chosen(&decision), "nothing");
     assert!(reason(&decision, "fixed", None).contains("not movable"));
     assert!(reason(&decision, "recent", None).contains("cool-down"));
-    assert!(reason(&decision, "writer", None).contains("S3"));
+    assert!(reason(&decision, "writer", None).contains("hooks.writer"));
+    assert!(reason(&decision, "sessions", None).contains("S2"));
+    edit(&mut world, "writer", |i| {
+        i.spec.hooks.writer = Some("/writer".to_owned());
+    });
+    assert_eq!(chosen(&decided(&world)), "writer to b");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
-use domain::migration::{Event, Limits, Outcome, Verdict as Judged, What};
+use domain::migration::{Event, Frozen, Limits, Outcome, Verdict as Judged, What};
 use domain::routing::DrainDeadline;
 use domain::{
-    Capacity, Endpoint, Epoch, HostId, InstanceId, InstanceState, MigrationId, MigrationRouting,
-    Move, PlanId, RampPlan, Resources, RoutingState, RoutingStatus, Timestamp, ZeroTraffic, step,
+    Capacity, ConsistencyClass, Endpoint, Epoch, HostId, InstanceId, InstanceState, MigrationId,
+    MigrationRouting, Move, PlanId, RampPlan, Resources, RoutingState, RoutingStatus, Timestamp,
+    ZeroTraffic, step,
 };
 
 use super::*;
@@ -19,7 +20,9 @@ fn replica(tag: &str, host: &str, port: u16) -> Replica {
 }
 
 fn instance() -> Instance {
-    let spec = serde_json::json!({"id": "shop-1", "service": "shop", "argv": ["server"]});
+    let spec = serde_json::json!({
+        "id": "shop-1", "service": "shop", "argv": ["server"], "class": "stateless"
+    });
     Instance {
         spec: serde_json::from_value(spec).unwrap(),
         replica: replica("shop-1", "a", 1),
@@ -29,6 +32,12 @@ fn instance() -> Instance {
 }
 
 fn fresh() -> Migration {
+    fresh_of(ConsistencyClass::Stateless)
+}
+
+fn fresh_of(class: ConsistencyClass) -> Migration {
+    let mut instance = instance();
+    instance.spec.class = class;
     let intent = Move {
         instance: InstanceId::new("shop-1").unwrap(),
         from: HostId::new("a").unwrap(),
@@ -42,7 +51,7 @@ fn fresh() -> Migration {
     Migration::new(
         MigrationId::new("m-1").unwrap(),
         PlanId::new("p-1").unwrap(),
-        &instance(),
+        &instance,
         &intent,
         Limits::default(),
         Epoch(1),
@@ -78,6 +87,7 @@ fn split(record: &Migration, split: WeightSplit) -> Routing {
             shadow: shadow().endpoint,
             split,
             mirror: false,
+            hold: domain::Hold::Off,
         }),
     }
 }
@@ -89,9 +99,15 @@ fn usual(record: &Migration) -> Routing {
     }
 }
 
-/// Every record on the way forward, from its creation to its end.
+/// Every record on the way forward, from its creation to its end: ramped, and cut over.
 fn way_forward() -> Vec<Migration> {
-    let mut record = fresh();
+    let mut records = way_of(ConsistencyClass::Stateless);
+    records.extend(way_of(ConsistencyClass::SingleWriter));
+    records
+}
+
+fn way_of(class: ConsistencyClass) -> Vec<Migration> {
+    let mut record = fresh_of(class);
     let mut records = vec![record.clone()];
     let mut what = What::Start;
     loop {
@@ -113,7 +129,13 @@ fn way_forward() -> Vec<Migration> {
                 reason: String::new(),
             }),
             EffectKind::AwaitDrain => Outcome::Drained(proof(&record)),
+            EffectKind::FreezeWrites => Outcome::Frozen(Frozen {
+                writer: 2,
+                position: 1,
+            }),
             EffectKind::Reserve
+            | EffectKind::CatchUp
+            | EffectKind::OpenWrites
             | EffectKind::Reidentify
             | EffectKind::Verify
             | EffectKind::Route(_)
@@ -151,7 +173,11 @@ fn worlds(record: &Migration) -> Vec<Observed> {
     let adopted = record.phase == Phase::Terminating;
     let routed = matches!(
         record.phase,
-        Phase::Ramping { .. } | Phase::Soaking | Phase::Draining | Phase::Committed
+        Phase::Ramping { .. }
+            | Phase::Soaking
+            | Phase::CutOver
+            | Phase::Draining
+            | Phase::Committed
     ) || (record.phase == Phase::Mirroring
         && matches!(pending, Some(EffectKind::Judge(_))));
     let mut own = instance();
@@ -196,7 +222,7 @@ fn worlds(record: &Migration) -> Vec<Observed> {
 #[test]
 fn a_crash_at_any_step_before_or_after_its_effect_is_gone_on_from() {
     let records = way_forward();
-    assert!(records.len() > 20, "{}", records.len());
+    assert!(records.len() > 40, "{}", records.len());
     for record in &records {
         for world in worlds(record) {
             let verdict = compare(record, &world);
@@ -299,6 +325,7 @@ fn a_shadow_that_died_before_the_commit_is_rolled_back_without_a_person() {
                 | Phase::Mirroring
                 | Phase::Ramping { .. }
                 | Phase::Soaking
+                | Phase::CutOver
                 | Phase::Draining
         );
         for mut world in worlds(&record).into_iter().filter(|_| serves) {

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use domain::migration::{EffectKind, JudgeScope, Outcome, Undo, What, table};
+use domain::migration::{EffectKind, Frozen, JudgeScope, Outcome, RouteTo, Undo, What, table};
 use domain::routing::{DrainDeadline, service_cluster, side_cluster};
 use domain::{
-    Effect, Instance, InstanceState, Migration, MigrationRouting, Phase, Routing, Service, Side,
-    WeightSplit, ZeroTraffic,
+    ConsistencyClass, Effect, Hold, Instance, InstanceState, Migration, MigrationRouting, Phase,
+    Routing, Service, Side, WeightSplit, ZeroTraffic,
 };
 use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
 use super::ramp::{self, Ramp};
 use super::traffic;
 use super::{Context, Progress};
-use crate::driver::{DriverError, OpContext};
+use crate::driver::{DriverError, OpContext, Opened};
 use crate::room::{self, RoomError};
 
 /// Why an effect failed.
@@ -53,9 +53,22 @@ pub(super) async fn carry_out(
     effect: &Effect,
 ) -> What {
     let row = table::row(&effect.kind);
-    progress(context, migration, row.name, row.reason.to_owned(), None).await;
+    let in_hurry = migration.phase == Phase::CutOver;
+    if !in_hurry {
+        // While writes wait, nothing is written that only people read.
+        progress(context, migration, row.name, row.reason.to_owned(), None).await;
+    }
     let work = dispatch(context, migration, generation, effect);
-    let result = match row.deadline_ms {
+    // The hold has a budget; the release is past it.
+    let released = matches!(&effect.kind, EffectKind::Route(to) if to.hold == Hold::Off);
+    let budget = (in_hurry && !released).then(|| {
+        let held = context.clock.now().since(migration.entered_at());
+        migration.limits.freeze_ms.saturating_sub(held).max(50)
+    });
+    let deadline = row
+        .deadline_ms
+        .map(|limit| limit.min(budget.unwrap_or(limit)));
+    let result = match deadline {
         None => work.await,
         Some(limit) => match tokio::time::timeout(Duration::from_millis(limit), work).await {
             Ok(result) => result,
@@ -137,8 +150,47 @@ async fn dispatch(
             Ok(Outcome::Done)
         }
         EffectKind::Route(to) => {
+            if to.hold == Hold::Writes {
+                may_hold(context, migration).await?;
+            }
             let split = ramp::split(context, migration, *to).await?;
-            route(context, migration, Some((split, to.mirror))).await?;
+            route(context, migration, Some(RouteTo { split, ..*to })).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::FreezeWrites => {
+            let frozen = driver.freeze_writes(&op, &migration.original).await?;
+            Ok(Outcome::Frozen(frozen))
+        }
+        EffectKind::CatchUp => {
+            let (original, shadow) = (&migration.original, shadow(migration)?);
+            driver
+                .catch_up(&op, original, shadow, frozen(migration)?)
+                .await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::OpenWrites => {
+            let writer = frozen(migration)?.writer;
+            driver.open_writes(&op, shadow(migration)?, writer).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Undo(Undo::WritesBack) => {
+            let opened = if migration.opened {
+                Opened::Perhaps
+            } else {
+                Opened::Never
+            };
+            let shadow = migration.shadow.as_ref();
+            let original = &migration.original;
+            let back = driver.writes_back(&op, original, shadow, opened).await?;
+            Ok(Outcome::Frozen(back))
+        }
+        EffectKind::Undo(Undo::Reopen) => {
+            let writer = frozen(migration)?.writer;
+            driver.open_writes(&op, &migration.original, writer).await?;
+            Ok(Outcome::Done)
+        }
+        EffectKind::Undo(undo @ (Undo::HoldWrites | Undo::FlipBack)) => {
+            hold_again(context, migration, *undo).await?;
             Ok(Outcome::Done)
         }
         // On the heap: the ramp's evidence is large, and every effect's future is as large as the largest.
@@ -241,6 +293,10 @@ async fn reserve(
     migration: &Migration,
     generation: Generation,
 ) -> Result<Outcome, EffectError> {
+    if migration.class == ConsistencyClass::SingleWriter {
+        let instance = instance(context, migration).await?.value;
+        may_cut_over(context, migration, &instance).await?;
+    }
     let reserved = room::reserve(&*context.store, &context.lease, migration, generation).await;
     match reserved {
         Ok(()) => Ok(Outcome::Done),
@@ -249,12 +305,86 @@ async fn reserve(
     }
 }
 
+const fn plain(split: WeightSplit) -> RouteTo {
+    RouteTo {
+        split,
+        mirror: false,
+        hold: Hold::Off,
+    }
+}
+
+fn frozen(migration: &Migration) -> Result<Frozen, EffectError> {
+    migration
+        .frozen
+        .ok_or_else(|| EffectError::Refused("the record knows of no frozen writer".to_owned()))
+}
+
+/// Whether a single writer can be cut over at all: better said now than after all the copying.
+async fn may_cut_over(
+    context: &Context,
+    migration: &Migration,
+    instance: &Instance,
+) -> Result<(), EffectError> {
+    if !context.driver.capabilities().reverse_sync {
+        let reason = "the driver cannot keep the original in step with a shadow that writes (S3)";
+        return Err(EffectError::Refused(reason.to_owned()));
+    }
+    let hooks = &instance.spec.hooks;
+    if hooks.writer.is_none() || hooks.state.is_none() {
+        return Err(EffectError::Refused(format!(
+            "instance {} is a single writer (S3) without the hooks writer and state: its writing cannot be handed over",
+            migration.instance
+        )));
+    }
+    may_hold(context, migration).await
+}
+
+/// Whether every data plane can hold requests. Through one that cannot, writes would be turned
+/// away while the writer is frozen.
+async fn may_hold(context: &Context, migration: &Migration) -> Result<(), EffectError> {
+    match traffic::cannot_hold(context, migration).await? {
+        None => Ok(()),
+        Some(node) => Err(EffectError::Refused(format!(
+            "node {node} cannot hold writes: a single writer (S3) is cut over only behind foreshadow's own proxy"
+        ))),
+    }
+}
+
+/// Holds writes on the way back: first wherever traffic goes now, then at the original.
+async fn hold_again(
+    context: &Context,
+    migration: &Migration,
+    undo: Undo,
+) -> Result<(), EffectError> {
+    let current = current_routing(context, migration).await?;
+    let Some(now) = current.and_then(|current| current.value.migration) else {
+        return Ok(());
+    };
+    let split = if undo == Undo::FlipBack {
+        WeightSplit::ORIGINAL
+    } else {
+        now.split
+    };
+    let to = RouteTo {
+        split,
+        mirror: false,
+        hold: Hold::Writes,
+    };
+    route(context, migration, Some(to)).await?;
+    Ok(())
+}
+
 /// The routing that a split means for this migration; `None` means the usual one.
 fn wanted(
     migration: &Migration,
-    split: Option<(WeightSplit, bool)>,
+    to: Option<RouteTo>,
 ) -> Result<Option<MigrationRouting>, EffectError> {
-    let Some((split, mirror)) = split else {
+    let Some(RouteTo {
+        split,
+        mirror,
+        hold,
+    }) = to
+    else {
         return Ok(None);
     };
     if split != WeightSplit::ORIGINAL && !migration.verified {
@@ -272,6 +402,7 @@ fn wanted(
         shadow: endpoint,
         split,
         mirror,
+        hold,
     }))
 }
 
@@ -317,9 +448,9 @@ fn put_routing(
 async fn route(
     context: &Context,
     migration: &Migration,
-    split: Option<(WeightSplit, bool)>,
+    to: Option<RouteTo>,
 ) -> Result<Routing, EffectError> {
-    let routing = publish(context, migration, split).await?;
+    let routing = publish(context, migration, to).await?;
     traffic::applied(context, &routing).await?;
     Ok(routing)
 }
@@ -328,9 +459,9 @@ async fn route(
 pub(super) async fn publish(
     context: &Context,
     migration: &Migration,
-    split: Option<(WeightSplit, bool)>,
+    to: Option<RouteTo>,
 ) -> Result<Routing, EffectError> {
-    let wanted = wanted(migration, split)?;
+    let wanted = wanted(migration, to)?;
     let current = current_routing(context, migration).await?;
     let empty = Transaction::new().fenced(&context.lease);
     let (routing, put) = put_routing(context, migration, current.as_ref(), wanted, empty)?;
@@ -344,7 +475,7 @@ async fn shift_back(context: &Context, migration: &Migration) -> Result<(), Effe
     if migration.shadow_endpoint.is_none() || current_routing(context, migration).await?.is_none() {
         return Ok(());
     }
-    route(context, migration, Some((WeightSplit::ORIGINAL, false))).await?;
+    route(context, migration, Some(plain(WeightSplit::ORIGINAL))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Shadow);
     let limit = Duration::from_millis(context.settings.drain_deadline_ms);
     match tokio::time::timeout(limit, traffic::quiet(context, migration, &cluster)).await {
@@ -369,7 +500,7 @@ async fn judge(
 }
 
 async fn await_drain(context: &Context, migration: &Migration) -> Result<Outcome, EffectError> {
-    let routing = route(context, migration, Some((WeightSplit::SHADOW, false))).await?;
+    let routing = route(context, migration, Some(plain(WeightSplit::SHADOW))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Original);
     let limit = Duration::from_millis(context.settings.drain_deadline_ms);
     let drained = async {

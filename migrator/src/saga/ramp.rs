@@ -15,8 +15,8 @@ use std::time::Duration;
 use domain::migration::{JudgeScope, RouteTo, Verdict};
 use domain::routing::side_cluster;
 use domain::{
-    BasisPoints, Migration, NodeId, Pairs, RoutingState, RoutingStatus, Side, Timestamp,
-    WeightSplit,
+    BasisPoints, ConsistencyClass, Hold, Migration, NodeId, Pairs, RoutingState, RoutingStatus,
+    Side, Timestamp, WeightSplit,
 };
 use serde::{Deserialize, Serialize};
 use store::{Expect, Key, Kind, LogName, Store, StoreError, Transaction};
@@ -169,10 +169,16 @@ impl<'a> Ramp<'a> {
                 Verdict::Promote { .. } | Verdict::Rollback { .. } => return Ok(answer.verdict),
                 Verdict::Hold { .. } | Verdict::Inconclusive { .. } => {}
             }
-            if self.scope != JudgeScope::Mirror && answer.weight != self.weight {
-                self.publish(answer.weight).await?;
+            if let Some(weight) = self.wants(&answer) {
+                self.publish(weight).await?;
             }
         }
+    }
+
+    /// The weight that an answer asks for, if it is another one.
+    fn wants(&self, answer: &Answer) -> Option<u32> {
+        let may = self.scope != JudgeScope::Mirror && may_be_shared(self.migration.class);
+        Some(answer.weight).filter(|weight| may && *weight != self.weight)
     }
 
     fn at_ms(&self) -> u64 {
@@ -261,9 +267,7 @@ impl<'a> Ramp<'a> {
         let mut put = Transaction::new().put(shown, Expect::Any, &progress)?;
         let follows = match &answer.verdict {
             Verdict::Promote { .. } | Verdict::Rollback { .. } => true,
-            Verdict::Hold { .. } | Verdict::Inconclusive { .. } => {
-                self.scope != JudgeScope::Mirror && answer.weight != self.weight
-            }
+            Verdict::Hold { .. } | Verdict::Inconclusive { .. } => self.wants(answer).is_some(),
         };
         if follows || at_ms.saturating_sub(self.stored_ms) >= LEAST_MS {
             put = put.fenced(&self.context.lease).put(
@@ -312,8 +316,12 @@ impl<'a> Ramp<'a> {
     }
 
     async fn publish(&mut self, weight: u32) -> Result<(), EffectError> {
-        let wanted = Some((share(weight), false));
-        let routing = effects::publish(self.context, self.migration, wanted).await?;
+        let to = RouteTo {
+            split: share(weight),
+            mirror: false,
+            hold: Hold::Off,
+        };
+        let routing = effects::publish(self.context, self.migration, Some(to)).await?;
         tracing::info!(
             migration = %self.migration.id, from = self.weight, to = weight, "weight"
         );
@@ -334,6 +342,17 @@ fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
     }
 }
 
+/// Whether both sides may be given requests. A single writer's shadow has all of them: a share
+/// beside the writer would read what is old, and write nowhere.
+const fn may_be_shared(class: ConsistencyClass) -> bool {
+    match class {
+        ConsistencyClass::Stateless
+        | ConsistencyClass::SharedState
+        | ConsistencyClass::Sessions => true,
+        ConsistencyClass::SingleWriter => false,
+    }
+}
+
 async fn begin(
     context: &Context,
     migration: &Migration,
@@ -347,7 +366,13 @@ async fn begin(
     let past = Past {
         baseline: total(migration.service.as_str()).unwrap_or_default(),
     };
-    let (plan, rate) = (migration.ramp.clone(), 0.0);
+    let plan = if may_be_shared(migration.class) {
+        migration.ramp.clone()
+    } else {
+        // The shadow has been given everything at once when it is judged.
+        migration.ramp.at_once()
+    };
+    let rate = 0.0;
     let pilot = Pilot::begin(plan.clone(), past.clone(), rate, &settings);
     let pilot = pilot.map_err(EffectError::Refused)?;
     lines.push(RampLine::Began {

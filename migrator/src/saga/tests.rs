@@ -269,6 +269,7 @@ async fn a_store_that_cannot_say_what_is_in_progress_does_not_make_a_shadow_drai
             shadow,
             split: domain::WeightSplit::ORIGINAL,
             mirror: false,
+            hold: domain::Hold::Off,
         }),
     };
     put(store, Kind::Routing, "shop", &routing).await;

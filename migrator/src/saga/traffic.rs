@@ -10,12 +10,18 @@ use super::effects::EffectError;
 
 /// How often the store is asked while waiting. The records are in memory.
 const POLL: Duration = Duration::from_millis(50);
+/// The same while writes are held.
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// Waits until every data plane has applied a routing.
 pub(super) async fn applied(
     context: &Context,
     routing: &Routing,
 ) -> Result<RoutingStatus, EffectError> {
+    let holding = routing
+        .migration
+        .as_ref()
+        .is_some_and(|to| !to.hold.is_off());
     loop {
         if let Some(status) = words::routing_status(&*context.store, &routing.service).await? {
             if status.has_applied(routing.revision) {
@@ -28,7 +34,7 @@ pub(super) async fn applied(
                 )));
             }
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(if holding { GLANCE } else { POLL }).await;
     }
 }
 
@@ -91,6 +97,20 @@ fn is_quiet(before: Option<&NodeTraffic>, now: &NodeTraffic, cluster: &str) -> b
     };
     let counts = now.clusters.get(cluster);
     fresh && counts.is_none_or(|counts| counts.in_progress == 0)
+}
+
+/// A node that is known not to be able to hold requests.
+pub(super) async fn cannot_hold(
+    context: &Context,
+    migration: &Migration,
+) -> Result<Option<NodeId>, EffectError> {
+    let nodes = nodes(context, migration).await?;
+    let told = traffic(context, migration).await?.map(|t| t.nodes);
+    let holds = |node: &NodeId| {
+        let state = told.as_ref().and_then(|nodes| nodes.get(node));
+        state.is_some_and(|state| state.holds)
+    };
+    Ok(nodes.into_iter().find(|node| !holds(node)))
 }
 
 /// The nodes that the control plane knows.

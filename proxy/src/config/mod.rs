@@ -23,8 +23,8 @@ pub(crate) use resources::{
     cluster as read_cluster, endpoints as read_endpoints, routes as read_routes,
 };
 pub use spec::{
-    Assignment, ClusterSpec, EndpointSpec, HashHeader, HostSpec, MirrorSpec, RouteSpec, RoutesSpec,
-    TargetSpec,
+    Assignment, ClusterSpec, EndpointSpec, HashHeader, HoldSpec, HostSpec, MirrorSpec, RouteSpec,
+    RoutesSpec, TargetSpec,
 };
 pub use table::{Cluster, Endpoint, EndpointSet, Mirror, Route, RoutingTable, Target, VirtualHost};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use api::envoy::envoy::config::cluster::v3::Cluster;
 use api::envoy::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use api::envoy::envoy::config::core::v3::{
-    Address, HealthStatus, address, config_source::ConfigSourceSpecifier,
+    Address, HealthStatus, Metadata, address, config_source::ConfigSourceSpecifier,
     socket_address::PortSpecifier,
 };
 use api::envoy::envoy::config::endpoint::v3::{
@@ -29,13 +29,13 @@ use api::envoy::envoy::config::route::v3::{
 };
 use api::envoy::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use api::envoy::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use api::envoy::google::protobuf::Duration as WireDuration;
+use api::envoy::google::protobuf::{Duration as WireDuration, value::Kind};
 
 use super::Refusal;
 use super::domains::DomainMap;
 use super::spec::{
-    Assignment, ClusterSpec, EndpointSpec, HashHeader, HostSpec, MirrorSpec, RouteSpec, RoutesSpec,
-    TargetSpec,
+    Assignment, ClusterSpec, EndpointSpec, HashHeader, HoldSpec, HostSpec, MirrorSpec, RouteSpec,
+    RoutesSpec, TargetSpec,
 };
 
 /// Envoy's default for connecting.
@@ -236,7 +236,10 @@ fn one_route(host: &str, index: usize, mut message: Route) -> Parsed<RouteSpec> 
     let object = format!("{host}, route {name:?}");
     let matcher = message.r#match.take();
     let action = message.action.take();
-    message.metadata = None;
+    let hold = match message.metadata.take() {
+        Some(metadata) => hold(&object, &metadata)?,
+        None => None,
+    };
     message.decorator = None;
     message.stat_prefix.clear();
     nothing_else(&object, &message)?;
@@ -254,7 +257,41 @@ fn one_route(host: &str, index: usize, mut message: Route) -> Parsed<RouteSpec> 
     route.name = name;
     route.prefix = prefix;
     route.methods = methods;
+    route.hold = hold;
     Ok(route)
+}
+
+/// What our own metadata says; that of others says nothing to us.
+fn hold(object: &str, metadata: &Metadata) -> Parsed<Option<HoldSpec>> {
+    let Some(ours) = metadata.filter_metadata.get(api::xds::ROUTE_METADATA) else {
+        return Ok(None);
+    };
+    let limits = match ours.fields.get(api::xds::HOLD).map(|value| &value.kind) {
+        None => return Ok(None),
+        Some(Some(Kind::ListValue(list))) => &*list.values,
+        Some(_) => &[],
+    };
+    let number = |place: usize, highest: u64| {
+        let value = limits.get(place).and_then(|value| value.kind.as_ref());
+        let whole = match value {
+            Some(Kind::NumberValue(number)) => format!("{number}").parse::<u64>().ok(),
+            _ => None,
+        };
+        whole
+            .filter(|number| (1..=highest).contains(number))
+            .ok_or_else(|| {
+                let reason = format!(
+                    "metadata {:?} must be a list of two whole numbers; number {place} must be from 1 to {highest}",
+                    api::xds::HOLD
+                );
+                Refusal::new(object, reason)
+            })
+    };
+    let (requests, limit) = (number(0, 100_000)?, number(1, 60_000)?);
+    Ok(Some(HoldSpec {
+        requests: usize::try_from(requests).unwrap_or(usize::MAX),
+        limit: Duration::from_millis(limit),
+    }))
 }
 
 fn matching(object: &str, mut message: RouteMatch) -> Parsed<(String, Option<Vec<String>>)> {
@@ -362,6 +399,7 @@ fn action_of(object: &str, mut message: RouteAction) -> Parsed<RouteSpec> {
         sticky: if by_hash { sticky } else { Vec::new() },
         timeout,
         mirrors: mirrors.collect::<Parsed<_>>()?,
+        hold: None,
     })
 }
 

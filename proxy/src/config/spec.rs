@@ -79,6 +79,17 @@ pub struct RouteSpec {
     pub timeout: Option<Duration>,
     /// Where copies go.
     pub mirrors: Vec<MirrorSpec>,
+    /// Requests wait until a later configuration lets them go.
+    pub hold: Option<HoldSpec>,
+}
+
+/// How requests wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldSpec {
+    /// Most at once; further ones are turned away.
+    pub requests: usize,
+    /// Longest time; then they are turned away.
+    pub limit: Duration,
 }
 
 /// A cluster of a route.

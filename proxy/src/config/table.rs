@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::domains::DomainMap;
 use super::resources::{Held, Resources};
-use super::spec::{Assignment, ClusterSpec, HashHeader, HostSpec, MirrorSpec, RouteSpec};
+use super::spec::{Assignment, ClusterSpec, HashHeader, HoldSpec, HostSpec, MirrorSpec, RouteSpec};
+use crate::hold::Flight;
 use crate::pairs::Book;
 use crate::select::{Sequence, Suspicion, Turn};
 use crate::telemetry::{Counters, Registry};
@@ -22,6 +23,7 @@ pub struct RoutingTable {
     hosts: DomainMap<Arc<VirtualHost>>,
     clusters: BTreeMap<String, Arc<Cluster>>,
     turns: HashMap<String, Turn>,
+    flights: HashMap<String, Flight>,
     /// How many tables have been in force before.
     pub revision: u64,
 }
@@ -33,6 +35,8 @@ pub struct VirtualHost {
     pub name: String,
     /// Its routes, in order.
     pub routes: Vec<Arc<Route>>,
+    /// Requests under way that may change something.
+    pub(crate) flight: Flight,
 }
 
 /// A route.
@@ -52,6 +56,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Where copies go.
     pub mirrors: Vec<Mirror>,
+    /// Requests wait.
+    pub hold: Option<HoldSpec>,
 }
 
 /// A cluster of a route.
@@ -153,7 +159,10 @@ impl RoutingTable {
         let host = Arc::new(VirtualHost {
             name: spec.name.clone(),
             routes,
+            flight: before.flights.get(&spec.name).cloned().unwrap_or_default(),
         });
+        let flight = host.flight.clone();
+        self.flights.insert(spec.name.clone(), flight);
         for domain in &spec.domains {
             if let Err(reason) = self.hosts.insert(domain, Arc::clone(&host)) {
                 tracing::warn!(domain, reason, "domain left out");
@@ -197,6 +206,7 @@ impl RoutingTable {
             sequence: Sequence::new(total, turn),
             timeout: spec.timeout,
             mirrors,
+            hold: spec.hold,
         })
     }
 
@@ -239,6 +249,13 @@ impl RoutingTable {
         self.hosts.get(authority)
     }
 
+    /// What is under way at hosts of which requests are held.
+    pub(crate) fn held_flights(&self) -> Vec<Flight> {
+        let holds = |host: &&Arc<VirtualHost>| host.routes.iter().any(|one| one.hold.is_some());
+        let hosts = self.hosts.values().filter(holds);
+        hosts.map(|host| host.flight.clone()).collect()
+    }
+
     /// Routes with their clusters and weights, for people.
     pub fn describe_routes(&self) -> serde_json::Value {
         let mut hosts = serde_json::Map::new();
@@ -249,6 +266,7 @@ impl RoutingTable {
                 serde_json::json!({
                     "name": route.name,
                     "prefix": route.prefix,
+                    "held": route.hold.is_some(),
                     "weights": weights.collect::<BTreeMap<_, _>>(),
                     "mirrors": route.mirrors.iter().map(|m| m.cluster.name()).collect::<Vec<_>>(),
                 })

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{Route, RoutingTable};
+use crate::hold::InFlight;
 use crate::pairs::Capture;
 use crate::select::{Picked, Selection};
 use crate::telemetry::Tally;
@@ -67,6 +68,8 @@ pub(super) struct Plan {
     pub(super) picked: Option<Picked>,
     /// The same endpoint is to be tried again, on a fresh connection.
     pub(super) again: bool,
+    /// It may change something: until it ends it is under way.
+    pub(super) _under_way: Option<InFlight>,
 }
 
 impl Request {

@@ -16,6 +16,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::context::{Connection, Plan, Request};
 use super::{harden, headers};
+use crate::config::{Route, RoutingTable};
+use crate::hold::{self, Flight};
 use crate::mirror::Copied;
 use crate::select::{Selection, sticky_key};
 use crate::state::Shared;
@@ -37,33 +39,79 @@ impl Forwarder {
         Self { shared }
     }
 
+    /// Finds the route of a request, and waits while requests of that route are held.
+    async fn admit(&self, request: &RequestHeader) -> Result<Plan> {
+        let mut found = self.find(request)?;
+        let mut under_way = None;
+        if hold::may_write(&request.method) {
+            let mut waiting = None;
+            loop {
+                let flight = found.flight.begin();
+                // It counts as under way now: look whether a hold came before that.
+                found = self.find(request)?;
+                let Some(held) = found.route.hold else {
+                    under_way = Some(flight);
+                    break;
+                };
+                drop(flight);
+                let Some(waits) = waiting.as_mut() else {
+                    let Some(entered) = self.shared.holds.enter(held.requests) else {
+                        return refuse(503, "too many requests that change something are held");
+                    };
+                    // From here on no news is missed: look again before the first wait.
+                    waiting = Some(entered);
+                    found = self.find(request)?;
+                    continue;
+                };
+                if !waits.next(held.limit).await {
+                    return refuse(503, "requests that change something are held for too long");
+                }
+                found = self.find(request)?;
+            }
+        }
+        let key = sticky_key(&found.route.sticky, &request.headers);
+        let point = key.unwrap_or_else(|| found.route.sequence.next_point());
+        Ok(Plan {
+            _table: found.table,
+            route: found.route,
+            selection: Selection::new(point),
+            picked: None,
+            again: false,
+            _under_way: under_way,
+        })
+    }
+
     /// Finds the route of a request.
-    fn plan(&self, session: &Session) -> Result<Plan> {
+    fn find(&self, request: &RequestHeader) -> Result<Found> {
         let table = self.shared.table.load_full();
-        let request = session.req_header();
         let authority = request
             .headers
             .get(HOST)
             .map_or("", |host| host.to_str().unwrap_or(""));
-        let host = table.host(authority);
-        let route = host.and_then(|host| host.route(&request.method, request.raw_path()));
-        let Some(route) = route.cloned() else {
+        let found = table.host(authority).and_then(|host| {
+            let route = host.route(&request.method, request.raw_path())?;
+            Some((Arc::clone(route), host.flight.clone()))
+        });
+        let Some((route, flight)) = found else {
             return if self.shared.is_ready() {
                 refuse(404, "no route for this host and path")
             } else {
                 refuse(503, "no configuration yet")
             };
         };
-        let key = sticky_key(&route.sticky, &request.headers);
-        let point = key.unwrap_or_else(|| route.sequence.next_point());
-        Ok(Plan {
-            _table: table,
+        Ok(Found {
+            table,
             route,
-            selection: Selection::new(point),
-            picked: None,
-            again: false,
+            flight,
         })
     }
+}
+
+/// A route in a table.
+struct Found {
+    table: Arc<RoutingTable>,
+    route: Arc<Route>,
+    flight: Flight,
 }
 
 fn refuse<T>(status: u16, reason: &'static str) -> Result<T> {
@@ -118,7 +166,7 @@ impl ProxyHttp for Forwarder {
         if let Some(path) = harden::path_of_absolute(session.req_header().raw_path()) {
             session.req_header_mut().set_raw_path(&path)?;
         }
-        request.plan = Some(self.plan(session)?);
+        request.plan = Some(self.admit(session.req_header()).await?);
         Ok(())
     }
 

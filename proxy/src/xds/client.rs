@@ -89,6 +89,7 @@ async fn stream(shared: &Shared, ledger: &mut Ledger) -> String {
         }
         if step.changed {
             shared.put_in_force(ledger.resources());
+            shared.settle().await;
             last_good::keep(shared.config.last_good.as_deref(), ledger.resources()).await;
         }
         for request in step.requests {

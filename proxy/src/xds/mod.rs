@@ -34,7 +34,7 @@ pub(crate) fn node(id: &NodeId) -> Node {
     Node {
         id: id.to_string(),
         cluster: "foreshadow-proxy".to_owned(),
-        user_agent_name: "foreshadow-proxy".to_owned(),
+        user_agent_name: api::xds::PROXY_AGENT.to_owned(),
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
         )),

@@ -7,8 +7,8 @@ use api::envoy::envoy::config::cluster::v3::{
     cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
 };
 use api::envoy::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ConfigSource, RuntimeFractionalPercent, SocketAddress,
-    address, config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+    Address, AggregatedConfigSource, ConfigSource, Metadata, RuntimeFractionalPercent,
+    SocketAddress, address, config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
 };
 use api::envoy::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
@@ -29,7 +29,9 @@ use api::envoy::envoy::r#type::matcher::v3::{
     RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
 use api::envoy::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use api::envoy::google::protobuf::{BoolValue, Duration, UInt32Value};
+use api::envoy::google::protobuf::{
+    BoolValue, Duration, ListValue, Struct, UInt32Value, Value, value::Kind,
+};
 
 pub const fn number(value: u32) -> UInt32Value {
     UInt32Value { value }
@@ -91,6 +93,8 @@ pub struct Service {
     pub timeout_ms: u64,
     /// Cluster and basis points.
     pub mirror: Option<(String, u32)>,
+    /// Requests that change something wait: how many, how long in milliseconds.
+    pub hold: Option<(u32, u32)>,
 }
 
 impl Service {
@@ -156,7 +160,27 @@ impl Service {
             }];
             routes.push(route("safe", vec![safe_methods()], action));
         }
-        routes.push(route("all", Vec::new(), self.action()));
+        let mut all = route("all", Vec::new(), self.action());
+        if let Some((requests, limit_ms)) = self.hold {
+            routes.push(route("reads", vec![safe_methods()], self.action()));
+            let number = |number: u32| Value {
+                kind: Some(Kind::NumberValue(number.into())),
+            };
+            let limits = ListValue {
+                values: vec![number(requests), number(limit_ms)],
+            };
+            let limits = Value {
+                kind: Some(Kind::ListValue(limits)),
+            };
+            let ours = Struct {
+                fields: [(api::xds::HOLD.to_owned(), limits)].into(),
+            };
+            all.metadata = Some(Metadata {
+                filter_metadata: [(api::xds::ROUTE_METADATA.to_owned(), ours)].into(),
+                ..Metadata::default()
+            });
+        }
+        routes.push(all);
         VirtualHost {
             name: self.name.clone(),
             domains: vec![self.name.clone(), format!("{}:*", self.name)],

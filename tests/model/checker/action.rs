@@ -1,5 +1,7 @@
 //! Everything that may happen next.
 
+use domain::ConsistencyClass;
+
 use super::config::{Config, Planted};
 use super::executor;
 use super::proxies::{self, Side};
@@ -77,6 +79,8 @@ pub(crate) enum Action {
     Begin(usize, Side),
     /// A request ends.
     End(usize, Side),
+    /// A client writes to a single writer.
+    Write(usize, Side),
 }
 
 const FATES: [Fate; 5] = [
@@ -105,6 +109,11 @@ pub(crate) fn list(config: &Config, state: &State, actions: &mut Vec<Action>) {
         if config.requests {
             for side in [Side::Original, Side::Shadow] {
                 actions.extend([Action::Begin(index, side), Action::End(index, side)]);
+            }
+        }
+        if config.class == ConsistencyClass::SingleWriter && state.budget.writes > 0 {
+            for side in [Side::Original, Side::Shadow] {
+                actions.push(Action::Write(index, side));
             }
         }
     }
@@ -180,5 +189,6 @@ pub(crate) fn take(config: &Config, state: &mut State, action: Action) -> Option
         Action::ComeBack(index) => proxies::come_back(config, state, index),
         Action::Begin(index, side) => proxies::begin(state, index, side),
         Action::End(index, side) => proxies::end(state, index, side),
+        Action::Write(index, side) => proxies::write(state, index, side),
     }
 }

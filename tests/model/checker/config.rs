@@ -25,6 +25,8 @@ pub(crate) struct Budget {
     pub(crate) holds: u8,
     /// Proxies that lose the control plane (and go on with what they have).
     pub(crate) losses: u8,
+    /// Writes of clients, to a single writer.
+    pub(crate) writes: u8,
 }
 
 /// A bug in the executor, in what it relies on, or in `step()`.
@@ -60,6 +62,12 @@ pub(crate) enum Planted {
     LateReplyTaken,
     /// The executor lets an abort interrupt what was committed.
     AbortAfterCommit,
+    /// The position that the shadow must reach is noted before the original refuses writes.
+    PositionBeforeFreeze,
+    /// A shadow that was told to refuse writes is opened by a call from before.
+    NoWriterFence,
+    /// The original is not given what the shadow took.
+    NoReverseSync,
 }
 
 /// One world to explore.

@@ -54,6 +54,42 @@ fn perform(config: &Config, state: &mut State, call: Call) -> Result<Told, Refus
             machines.verified = true;
             Ok(Told::Done)
         }
+        Eff::Freeze => {
+            let writers = &mut machines.writers;
+            writers.original = false;
+            // In the planted bug it was noted when the hold was asked for.
+            if !config.has(Planted::PositionBeforeFreeze) {
+                writers.position = writers.original_wrote;
+            }
+            Ok(Told::Frozen)
+        }
+        Eff::CatchUp if machines.shadows > 0 => {
+            machines.writers.shadow_has = machines.writers.position;
+            Ok(Told::Done)
+        }
+        Eff::Open if machines.shadows > 0 => {
+            let writers = &mut machines.writers;
+            // A shadow that was told to refuse stays so: its epoch is above the one it is given.
+            if writers.shadow_fenced && !config.has(Planted::NoWriterFence) {
+                return Err(Refused);
+            }
+            writers.shadow = true;
+            Ok(Told::Done)
+        }
+        Eff::Undo(Undo::WritesBack) => {
+            let writers = &mut machines.writers;
+            writers.original = false;
+            writers.shadow = false;
+            writers.shadow_fenced = true;
+            if !config.has(Planted::NoReverseSync) {
+                writers.original_has = writers.shadow_wrote;
+            }
+            Ok(Told::Frozen)
+        }
+        Eff::Undo(Undo::Reopen) => {
+            machines.writers.original = true;
+            Ok(Told::Done)
+        }
         Eff::Terminate => {
             terminate(state);
             Ok(Told::Done)
@@ -63,6 +99,8 @@ fn perform(config: &Config, state: &mut State, call: Call) -> Result<Told, Refus
             machines.shadows = 0;
             machines.identity = false;
             machines.verified = false;
+            machines.writers.shadow = false;
+            machines.writers.shadow_has = 0;
             for proxy in &mut state.proxies {
                 proxy.on_shadow = false;
             }
@@ -78,6 +116,8 @@ fn perform(config: &Config, state: &mut State, call: Call) -> Result<Told, Refus
         | Eff::Drain
         | Eff::Adopt
         | Eff::Release
+        | Eff::CatchUp
+        | Eff::Open
         | Eff::Undo(_) => Err(Refused),
     }
 }
@@ -108,6 +148,7 @@ fn terminate(state: &mut State) {
         state.marks.make(Mark::TerminatedTooEarly);
     }
     state.machines.original = false;
+    state.machines.writers.original = false;
     for proxy in &mut state.proxies {
         proxy.on_original = false;
     }

@@ -214,6 +214,8 @@ fn publish(config: &Config, state: &mut State, coord: &Coord, eff: Eff) -> Doing
         Eff::Adopt => Way::After,
         Eff::Undo(Undo::ShiftBack) if !rec.endpoint || state.store.revision == 0 => return done,
         Eff::Undo(Undo::ShiftBack) => Way::ORIGINAL,
+        Eff::Undo(Undo::HoldWrites) => state.store.way.held(),
+        Eff::Undo(Undo::FlipBack) => Way::ORIGINAL.held(),
         Eff::Reserve
         | Eff::Prepare
         | Eff::Sync
@@ -221,6 +223,9 @@ fn publish(config: &Config, state: &mut State, coord: &Coord, eff: Eff) -> Doing
         | Eff::Reidentify
         | Eff::Verify
         | Eff::Judge(_)
+        | Eff::Freeze
+        | Eff::CatchUp
+        | Eff::Open
         | Eff::Terminate
         | Eff::Release
         | Eff::Undo(_) => usual(state.store.adopted),
@@ -234,6 +239,10 @@ fn publish(config: &Config, state: &mut State, coord: &Coord, eff: Eff) -> Doing
         note_write(state, coord.epoch);
         state.store.revision += 1;
         state.store.way = wanted;
+        if config.has(Planted::PositionBeforeFreeze) && wanted == Way::ORIGINAL.held() {
+            let writers = &mut state.machines.writers;
+            writers.position = writers.original_wrote;
+        }
     }
     state.store.adopted |= eff == Eff::Adopt;
     Doing::Wait(state.store.revision)

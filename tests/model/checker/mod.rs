@@ -33,8 +33,8 @@
 //!   changes a later step is checked each time a record is made small ([`record`]).
 //! - More than one migration; hosts and replicas that die by themselves; a store that loses
 //!   writes; drivers that lie.
-//! - S3: `step()` does not take its cut-over yet and the planner refuses the class. The model has
-//!   the invariant, and a test that shows why the planner must.
+//! - A single writer's data: writes are counted, and what a replica has is the count that it was
+//!   given. That contents are equal at a position is the driver's to check.
 //!
 //! # What is assumed
 //! The worlds without a planted bug assume more than today's code keeps: a gate that waits for

@@ -99,6 +99,30 @@ pub(crate) fn begin(state: &mut State, index: usize, side: Side) -> Option<()> {
     Some(())
 }
 
+/// A client writes: the proxy lets it pass, and whoever it reaches takes it, or turns it away.
+pub(crate) fn write(state: &mut State, index: usize, side: Side) -> Option<()> {
+    let proxy = *state.proxies.get(index)?;
+    let writers = &mut state.machines.writers;
+    let (fed, takes, wrote) = match side {
+        Side::Original => (
+            proxy.way.feeds_original() && state.machines.original,
+            writers.original,
+            &mut writers.original_wrote,
+        ),
+        Side::Shadow => (
+            proxy.way.feeds_shadow() && state.machines.shadows > 0,
+            writers.shadow,
+            &mut writers.shadow_wrote,
+        ),
+    };
+    if !fed || !takes || !proxy.way.lets_writes_pass() || state.budget.writes == 0 {
+        return None;
+    }
+    *wrote += 1;
+    state.budget.writes -= 1;
+    Some(())
+}
+
 /// A request ends.
 pub(crate) fn end(state: &mut State, index: usize, side: Side) -> Option<()> {
     let proxy = state.proxies.get_mut(index)?;

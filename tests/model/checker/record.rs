@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use domain::migration::{
-    Entered, Event, JudgeScope, OpId, Outcome, Pending, Question, RouteTo, Undo, Verdict, What,
+    Entered, Event, Frozen, JudgeScope, OpId, Outcome, Pending, Question, RouteTo, Undo, Verdict,
+    What,
 };
 use domain::routing::DrainDeadline;
 use domain::{EffectKind, Epoch, Migration, Phase, Timestamp, ZeroTraffic, step};
@@ -19,6 +20,12 @@ use super::config::{Config, Planted};
 use super::rest::comes_to_rest;
 use super::template::{limits, prove, shadow, template};
 use super::words::{Eff, Ev, Proof, Said, Scope, Told, Way};
+
+/// Where the original's writes end. The model follows the writes themselves.
+const FROZEN: Frozen = Frozen {
+    writer: 2,
+    position: 1,
+};
 
 /// The record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,7 +39,7 @@ pub(crate) struct Rec {
     /// How often it was begun.
     pub(crate) attempts: u8,
     /// What must be undone, newest last.
-    pub(crate) undo: [Option<Undo>; 4],
+    pub(crate) undo: [Option<Undo>; 8],
     /// Number of the next operation.
     pub(crate) next_op: u8,
     /// Rounds of sync.
@@ -47,6 +54,10 @@ pub(crate) struct Rec {
     pub(crate) failed: bool,
     /// The leadership that last drove it.
     pub(crate) epoch: u8,
+    /// Whether the record knows where the original's writes end.
+    pub(crate) frozen: bool,
+    /// Whether the shadow may take writes.
+    pub(crate) opened: bool,
     /// The proof for the commit.
     pub(crate) proof: Option<Proof>,
 }
@@ -220,6 +231,7 @@ pub(super) fn succeeded(config: &Config, op: u8, told: Told) -> What {
                 Said::Hold => Verdict::Hold { reason },
             })
         }
+        Told::Frozen => Outcome::Frozen(FROZEN),
         Told::Drained(proof) => Outcome::Drained(expand_proof(proof)),
     };
     What::Succeeded {
@@ -254,7 +266,7 @@ pub(super) fn forget(mut record: Migration) -> Migration {
 }
 
 fn compact(record: &Migration) -> Rec {
-    let mut undo = [None; 4];
+    let mut undo = [None; 8];
     for (place, entry) in undo.iter_mut().zip(&record.undo) {
         *place = Some(*entry);
     }
@@ -277,6 +289,8 @@ fn compact(record: &Migration) -> Rec {
         verified: record.verified,
         failed: record.failure.is_some(),
         epoch: number(record.epoch.0),
+        frozen: record.frozen.is_some(),
+        opened: record.opened,
         proof: record.proof.as_ref().map(|proof| Proof {
             revision: number(proof.revision()),
             forced: proof.forced(),
@@ -300,6 +314,8 @@ fn expand(config: &Config, rec: &Rec) -> Migration {
         shadow_endpoint: rec.endpoint.then(|| shadow().endpoint),
         shadow: rec.shadow.then(shadow),
         verified: rec.verified,
+        frozen: rec.frozen.then_some(FROZEN),
+        opened: rec.opened,
         proof: rec.proof.map(expand_proof),
         failure: rec.failed.then(String::new),
         question: rec.parked_in.map(|phase| Question {
@@ -323,9 +339,14 @@ fn expand_effect(eff: Eff, proof: Option<Proof>) -> EffectKind {
         Eff::Reidentify => EffectKind::Reidentify,
         Eff::Verify => EffectKind::Verify,
         Eff::Route(way) => EffectKind::Route(match way {
-            Way::Split { shadow, mirror } => RouteTo {
+            Way::Split {
+                shadow,
+                mirror,
+                hold,
+            } => RouteTo {
                 split: shadow,
                 mirror,
+                hold,
             },
             Way::Before | Way::After => unreachable!("a record routes to a split only"),
         }),
@@ -334,6 +355,9 @@ fn expand_effect(eff: Eff, proof: Option<Proof>) -> EffectKind {
             stage: stage.into(),
         }),
         Eff::Judge(Scope::Soak) => EffectKind::Judge(JudgeScope::Soak),
+        Eff::Freeze => EffectKind::FreezeWrites,
+        Eff::CatchUp => EffectKind::CatchUp,
+        Eff::Open => EffectKind::OpenWrites,
         Eff::Drain => EffectKind::AwaitDrain,
         Eff::Adopt => EffectKind::Adopt,
         Eff::Terminate => EffectKind::Terminate {

@@ -1,6 +1,6 @@
 //! The way to rest: what a healthy world answers.
 
-use domain::migration::{Event, What};
+use domain::migration::{Event, Undo, What};
 use domain::{Epoch, Migration, Phase, Timestamp, step};
 
 use super::config::Config;
@@ -46,7 +46,10 @@ pub(super) fn healthy(eff: Eff) -> Told {
             revision: 1,
             forced: false,
         }),
-        Eff::Reserve
+        Eff::Freeze | Eff::Undo(Undo::WritesBack) => Told::Frozen,
+        Eff::CatchUp
+        | Eff::Open
+        | Eff::Reserve
         | Eff::Reidentify
         | Eff::Verify
         | Eff::Route(_)

@@ -75,6 +75,30 @@ pub(crate) struct Machines {
     pub(crate) seen_epoch: u8,
     /// The last operation that was carried out.
     pub(crate) last_op: u8,
+    /// Who takes writes, of a single writer.
+    pub(crate) writers: Writers,
+}
+
+/// Who takes writes, and who has those that were acknowledged. All of it stays as it is unless the
+/// instance is a single writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Writers {
+    /// Whether the original takes writes.
+    pub(crate) original: bool,
+    /// Whether the shadow does.
+    pub(crate) shadow: bool,
+    /// Whether the shadow refuses to be opened under the epoch of this cut-over.
+    pub(crate) shadow_fenced: bool,
+    /// Writes that the original has acknowledged since the shadow was made.
+    pub(crate) original_wrote: u8,
+    /// How many of them the shadow must have.
+    pub(crate) position: u8,
+    /// How many of them it has.
+    pub(crate) shadow_has: u8,
+    /// Writes that the shadow has acknowledged.
+    pub(crate) shadow_wrote: u8,
+    /// How many of them the original has.
+    pub(crate) original_has: u8,
 }
 
 /// A proxy. It serves whether it is connected or not.
@@ -217,6 +241,16 @@ impl State {
                 forked_by: 0,
                 seen_epoch: 0,
                 last_op: 0,
+                writers: Writers {
+                    original: true,
+                    shadow: false,
+                    shadow_fenced: false,
+                    original_wrote: 0,
+                    position: 0,
+                    shadow_has: 0,
+                    shadow_wrote: 0,
+                    original_has: 0,
+                },
             },
             proxies: [proxy; 2],
             coords: [Coord::DOWN; 2],

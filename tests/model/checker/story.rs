@@ -76,7 +76,8 @@ fn subject(state: &State, action: Action) -> String {
         | Action::Lose(_)
         | Action::ComeBack(_)
         | Action::Begin(..)
-        | Action::End(..) => return String::new(),
+        | Action::End(..)
+        | Action::Write(..) => return String::new(),
     };
     let coord = state.coords.get(coordinator);
     coord.map_or_else(String::new, |coord| match (action, coord.eff) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::migration::Limits;
-use domain::routing::DrainDeadline;
+use domain::routing::{DrainDeadline, Hold};
 use domain::{
     BasisPoints, Endpoint, Epoch, HostId, Instance, InstanceId, InstanceState, Migration,
     MigrationId, MigrationRouting, Move, PlanId, RampPlan, Replica, Resources, Routing,
@@ -37,6 +37,7 @@ pub(super) fn prove(
             shadow: shadow().endpoint,
             split,
             mirror: false,
+            hold: Hold::Off,
         }),
     };
     let status = RoutingStatus {

@@ -1,7 +1,7 @@
 //! Small copies of the domain's words: what an effect, a routing and an event are for the model.
 
-use domain::WeightSplit;
 use domain::migration::{EffectKind, JudgeScope, RouteTo, Undo};
+use domain::{Hold, WeightSplit};
 
 /// Where an instance's traffic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +16,8 @@ pub(crate) enum Way {
         shadow: WeightSplit,
         /// Whether requests are copied to it.
         mirror: bool,
+        /// Whether writes wait.
+        hold: Hold,
     },
 }
 
@@ -24,12 +26,26 @@ impl Way {
     pub(crate) const ORIGINAL: Self = Self::Split {
         shadow: WeightSplit::ORIGINAL,
         mirror: false,
+        hold: Hold::Off,
     };
     /// All to the shadow, over the temporary clusters.
     pub(crate) const SHADOW: Self = Self::Split {
         shadow: WeightSplit::SHADOW,
         mirror: false,
+        hold: Hold::Off,
     };
+
+    /// The same while writes wait.
+    pub(crate) fn held(self) -> Self {
+        match self {
+            Self::Before | Self::After => self,
+            Self::Split { shadow, mirror, .. } => Self::Split {
+                shadow,
+                mirror,
+                hold: Hold::Writes,
+            },
+        }
+    }
 
     /// Whether the original gets requests.
     pub(crate) fn feeds_original(self) -> bool {
@@ -37,6 +53,14 @@ impl Way {
             Self::Before => true,
             Self::After => false,
             Self::Split { shadow, .. } => shadow.original().get() > 0,
+        }
+    }
+
+    /// Whether writes go on.
+    pub(crate) fn lets_writes_pass(self) -> bool {
+        match self {
+            Self::Before | Self::After => true,
+            Self::Split { hold, .. } => hold == Hold::Off,
         }
     }
 
@@ -81,6 +105,12 @@ pub(crate) enum Eff {
     Route(Way),
     /// Compare both sides.
     Judge(Scope),
+    /// Let the original refuse writes.
+    Freeze,
+    /// Let the shadow reach where they end.
+    CatchUp,
+    /// Let the shadow take writes.
+    Open,
     /// Wait for the original's last requests.
     Drain,
     /// Make the shadow the instance's replica.
@@ -103,10 +133,18 @@ impl Eff {
             EffectKind::Fork => Self::Fork,
             EffectKind::Reidentify => Self::Reidentify,
             EffectKind::Verify => Self::Verify,
-            EffectKind::Route(RouteTo { split, mirror }) => Self::Route(Way::Split {
+            EffectKind::Route(RouteTo {
+                split,
+                mirror,
+                hold,
+            }) => Self::Route(Way::Split {
                 shadow: *split,
                 mirror: *mirror,
+                hold: *hold,
             }),
+            EffectKind::FreezeWrites => Self::Freeze,
+            EffectKind::CatchUp => Self::CatchUp,
+            EffectKind::OpenWrites => Self::Open,
             EffectKind::Judge(JudgeScope::Mirror) => Self::Judge(Scope::Mirror),
             EffectKind::Judge(JudgeScope::Stage { stage }) => {
                 Self::Judge(Scope::Stage(super::record::small(*stage)))
@@ -128,13 +166,18 @@ impl Eff {
             | Self::Fork
             | Self::Reidentify
             | Self::Verify
+            | Self::Freeze
+            | Self::CatchUp
+            | Self::Open
             | Self::Terminate
-            | Self::Undo(Undo::DestroyShadow) => Place::Driver,
+            | Self::Undo(Undo::DestroyShadow | Undo::WritesBack | Undo::Reopen) => Place::Driver,
             Self::Reserve | Self::Release | Self::Undo(Undo::ReleaseReservation) => Place::Store,
             Self::Route(_)
             | Self::Drain
             | Self::Adopt
-            | Self::Undo(Undo::ShiftBack | Undo::RestoreRouting) => Place::Proxies,
+            | Self::Undo(
+                Undo::ShiftBack | Undo::RestoreRouting | Undo::HoldWrites | Undo::FlipBack,
+            ) => Place::Proxies,
             Self::Judge(_) => Place::Judge,
         }
     }
@@ -189,6 +232,8 @@ pub(crate) enum Told {
     Forked,
     /// The judge has spoken.
     Judged(Said),
+    /// The original refuses writes.
+    Frozen,
     /// Nothing reaches the original.
     Drained(Proof),
 }

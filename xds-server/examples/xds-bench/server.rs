@@ -62,6 +62,7 @@ fn routing(revision: u64, shadow: u32) -> Routing {
             shadow: endpoint(2),
             split,
             mirror: false,
+            hold: domain::Hold::Off,
         }),
     }
 }

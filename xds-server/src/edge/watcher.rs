@@ -28,6 +28,8 @@ pub(crate) struct World {
     members: BTreeMap<ServiceId, BTreeSet<String>>,
     /// Services of which a record changed since they were told of.
     touched: BTreeSet<ServiceId>,
+    /// Whether requests wait for what changed.
+    awaited: bool,
 }
 
 impl World {
@@ -134,7 +136,11 @@ impl World {
                 revision = next.value.revision,
                 "a routing that goes back is refused; the newer one stays in force"
             ),
-            Ok(_) | Err(_) => insert(&mut self.routings, record),
+            Ok(_) | Err(_) => {
+                let had = holds(before);
+                insert(&mut self.routings, record);
+                self.awaited |= had || holds(self.routings.get(&record.key.id));
+            }
         }
     }
 
@@ -154,6 +160,7 @@ impl World {
     /// What follows from the records of the services that changed since the last call; `None` for
     /// one that is gone.
     fn take_changes(&mut self) -> BTreeMap<ServiceId, Option<Arc<ServiceInput>>> {
+        self.awaited = false;
         let touched = std::mem::take(&mut self.touched);
         let input = |id: ServiceId| {
             let service = self.services.get(id.as_str());
@@ -177,6 +184,12 @@ impl World {
             self.routings.values(),
         )
     }
+}
+
+/// Whether requests wait by this routing.
+fn holds(routing: Option<&Routing>) -> bool {
+    let migration = routing.and_then(|routing| routing.migration.as_ref());
+    migration.is_some_and(|migration| !migration.hold.is_off())
 }
 
 fn insert<T: DeserializeOwned>(into: &mut BTreeMap<String, T>, record: &Record) {
@@ -298,16 +311,18 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change, and for those that follow within the debounce. `false` when the store
-    /// is gone.
+    /// Waits for a change, and for those that follow within the debounce, unless requests wait for
+    /// it. `false` when the store is gone.
     async fn gather(&mut self, world: &mut World) -> bool {
         if !self.next(world).await {
             return false;
         }
         let until = Instant::now() + self.debounce;
-        while let Ok(more) = tokio::time::timeout_at(until, self.next(world)).await {
-            if !more {
-                return false;
+        while !world.awaited {
+            match tokio::time::timeout_at(until, self.next(world)).await {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(_) => break,
             }
         }
         true
@@ -373,5 +388,28 @@ mod tests {
         }
         world.put(&record(4, 8).await);
         assert_eq!(in_force(&world), (4, 8));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_gathered_while_requests_wait_for_it() {
+        let mut world = World::default();
+        let mut hold = record(3, 7).await;
+        let value = serde_json::json!({
+            "service": "shop", "revision": 7, "epoch": 3, "migration": {
+                "migration": "m", "instance": "i", "original": "127.0.0.1:1",
+                "shadow": "127.0.0.1:2", "split": 0, "mirror": false, "hold": "writes"
+            }
+        });
+        hold.value = serde_json::to_vec(&value).unwrap();
+        world.put(&hold);
+        assert!(world.awaited);
+        world.take_changes();
+        assert!(!world.awaited);
+        // The release is waited for, what comes after it is not.
+        world.put(&record(3, 8).await);
+        assert!(world.awaited);
+        world.take_changes();
+        world.put(&record(3, 9).await);
+        assert!(!world.awaited);
     }
 }

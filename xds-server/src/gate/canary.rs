@@ -6,7 +6,8 @@
 //! not answer is joined by another, and after [`MAX_CANARIES`] of them everybody gets it: a node
 //! that is silent must not hold up the rest.
 //!
-//! What is urgent (less weight for a shadow) and what takes away is never held.
+//! What is urgent (less weight for a shadow, and whatever requests wait for) and what takes away is
+//! never held.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -119,6 +119,8 @@ pub(super) struct ServiceState {
     own_routes: Arc<str>,
     /// The shadow's share by the published routes, in basis points of the instance's share.
     routed_shadow: u32,
+    /// Whether requests wait by the published routes.
+    routed_hold: bool,
     /// The stream that was found lacking last: it is looked at first.
     witness: StreamId,
 }
@@ -138,6 +140,7 @@ impl ServiceState {
             settled: false,
             own_routes: Arc::from(api::xds::service_route_config(id.as_str())),
             routed_shadow: 0,
+            routed_hold: false,
             witness: StreamId(0),
         }
     }
@@ -304,7 +307,7 @@ impl ServiceState {
             })
     }
 
-    /// Step 2. Whether it is urgent: the shadow gets less than before.
+    /// Step 2. Whether it is urgent: the shadow gets less than before, or writes wait for it.
     pub(super) fn route(&mut self, generation: u64) -> bool {
         let goal = self.goal();
         let effective = self.effective.as_ref().map(|wish| &wish.resources);
@@ -314,8 +317,9 @@ impl ServiceState {
             .filter(|_| goal.as_ref() == effective)
             .and_then(|wish| wish.input.migration());
         let shadow = migration.map_or(0, |migration| migration.split.shadow().get());
-        let urgent = shadow < self.routed_shadow;
-        self.routed_shadow = shadow;
+        let holds = migration.is_some_and(|migration| !migration.hold.is_off());
+        let urgent = shadow < self.routed_shadow || self.routed_hold;
+        (self.routed_shadow, self.routed_hold) = (shadow, holds);
         self.routed = goal.as_ref().map(|goal| goal.virtual_host.clone());
         self.routed_named = goal.map(|goal| goal.named.clone()).unwrap_or_default();
         self.routed_generation = generation;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::envoy::envoy::config::core::v3::RuntimeFractionalPercent;
+use api::envoy::envoy::config::core::v3::{Metadata, RuntimeFractionalPercent};
 use api::envoy::envoy::config::route::v3::{
     HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
     WeightedCluster,
@@ -19,9 +19,9 @@ use api::envoy::envoy::r#type::matcher::v3::{
     RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
 use api::envoy::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use api::envoy::google::protobuf::BoolValue;
+use api::envoy::google::protobuf::{BoolValue, ListValue, Struct, Value, value::Kind};
 use domain::routing::{service_cluster, side_cluster};
-use domain::{MigrationRouting, Service, Side};
+use domain::{Hold, MigrationRouting, Service, Side};
 use prost::encoding;
 
 use super::named::Resource;
@@ -37,6 +37,10 @@ pub const CONTROL_CLUSTER: &str = "foreshadow_control";
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
 /// Retries per request.
 const RETRIES: u32 = 3;
+/// Most requests of a service that wait while a single writer is cut over, per node …
+const HELD_REQUESTS: u32 = 1_000;
+/// … and how long, in milliseconds.
+const HELD_MS: u32 = 5_000;
 /// Requests that change nothing, so that a copy of them does no harm.
 const SAFE_METHODS: &str = "GET|HEAD|OPTIONS";
 
@@ -145,8 +149,43 @@ fn migrating(service: &Service, migration: &MigrationRouting, weights: Weights) 
             Some(mirror(shadow, weights.original)),
         ));
     }
-    routes.push(route("all", service, target(), None));
+    let mut all = route("all", service, target(), None);
+    if migration.hold == Hold::Writes {
+        // What only reads goes on.
+        if routes.is_empty() {
+            let mut reads = route("safe", service, target(), None);
+            reads
+                .r#match
+                .get_or_insert_default()
+                .headers
+                .push(safe_methods());
+            routes.push(reads);
+        }
+        all.metadata = Some(hold());
+    }
+    routes.push(all);
     routes
+}
+
+/// Tells our proxy to hold a route's requests. Envoy has no such thing and ignores it, so a single
+/// writer is not cut over while a node that cannot hold requests is known.
+fn hold() -> Metadata {
+    let number = |number: u32| Value {
+        kind: Some(Kind::NumberValue(number.into())),
+    };
+    let limits = ListValue {
+        values: vec![number(HELD_REQUESTS), number(HELD_MS)],
+    };
+    let limits = Value {
+        kind: Some(Kind::ListValue(limits)),
+    };
+    let ours = Struct {
+        fields: [(api::xds::HOLD.to_owned(), limits)].into(),
+    };
+    Metadata {
+        filter_metadata: [(api::xds::ROUTE_METADATA.to_owned(), ours)].into(),
+        ..Metadata::default()
+    }
 }
 
 fn to_cluster(name: String) -> ClusterSpecifier {

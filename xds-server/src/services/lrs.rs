@@ -56,7 +56,12 @@ async fn read(
         }
     };
     let session = Session::new(shared.clock.now(), shared.number());
+    let agent = first.node.as_ref().map(|node| &*node.user_agent_name);
+    let holds = agent == Some(api::xds::PROXY_AGENT);
     shared.telemetry.begin(&node, session);
+    if holds {
+        shared.telemetry.can_hold(&node);
+    }
     if out.send(Ok(wishes)).await.is_err() {
         return;
     }

@@ -65,6 +65,13 @@ impl Telemetry {
         self.nodes.insert(node.clone(), NodeState::new(session));
     }
 
+    /// A node says that it can hold requests.
+    pub fn can_hold(&mut self, node: &NodeId) {
+        if let Some(state) = self.nodes.get_mut(node) {
+            state.holds = true;
+        }
+    }
+
     /// A load report. One of a session that has been replaced is ignored.
     pub fn load(
         &mut self,
@@ -154,6 +161,11 @@ impl SharedTelemetry {
     /// See [`Telemetry::begin`].
     pub fn begin(&self, node: &NodeId, session: Session) {
         self.lock().begin(node, session);
+    }
+
+    /// See [`Telemetry::can_hold`].
+    pub fn can_hold(&self, node: &NodeId) {
+        self.lock().can_hold(node);
     }
 
     /// See [`Telemetry::load`].

@@ -32,6 +32,8 @@ pub(super) struct NodeState {
     pub(super) reports: u64,
     /// Whether the load reports carry latencies.
     measures: bool,
+    /// Whether it can hold requests.
+    pub(super) holds: bool,
     clusters: BTreeMap<String, ClusterState>,
 }
 
@@ -43,6 +45,7 @@ impl NodeState {
             reported_at: Timestamp(session.get() / 1_024),
             reports: 0,
             measures: false,
+            holds: false,
             clusters: BTreeMap::new(),
         }
     }
@@ -127,6 +130,7 @@ impl NodeState {
             session: self.session.get(),
             reported_at: self.reported_at,
             reports: self.reports,
+            holds: self.holds,
             clusters: clusters.collect(),
             pairs: pairs.filter(|(_, pairs)| !pairs.is_empty()).collect(),
         }

@@ -102,6 +102,7 @@ impl Scene {
             shadow,
             split,
             mirror,
+            hold: domain::Hold::Off,
         };
         self.routing = Some(self.next_routing(Some(migration)));
         self

@@ -24,7 +24,7 @@ fn options(folder: &TempDir, name: &str, role: &str) -> WorkloadOptions {
     WorkloadOptions {
         port: 0,
         state: folder.path().join(name),
-        journal: folder.path().join("journal"),
+        journal: Some(folder.path().join("journal")),
         instance: "web".to_owned(),
         work_us: 200,
         shards: 16,

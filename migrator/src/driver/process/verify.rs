@@ -29,6 +29,9 @@ impl ProcessDriver {
         shadow: &Replica,
     ) -> Result<(), DriverError> {
         const OPERATION: &str = "re-identify";
+        if instance.spec.hooks.writer.is_some() {
+            self.follow(ctx, &instance.replica, shadow).await?;
+        }
         let Some(path) = &instance.spec.hooks.reidentify else {
             return Ok(());
         };
@@ -72,7 +75,11 @@ impl ProcessDriver {
         Ok(Verified { checks })
     }
 
-    fn record_of(&self, operation: &'static str, replica: &Replica) -> Result<Record, DriverError> {
+    pub(super) fn record_of(
+        &self,
+        operation: &'static str,
+        replica: &Replica,
+    ) -> Result<Record, DriverError> {
         let loaded = self.folders.load(&replica.tag);
         let record = loaded.map_err(|error| transient(operation, &replica.tag, error))?;
         record
