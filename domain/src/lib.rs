@@ -36,6 +36,8 @@ pub use routing::{
     Hold, KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus,
     ZeroTraffic,
 };
-pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
+pub use traffic::{
+    Counts, LATENCY_EDGES_US, LatencyHistogram, NamedMetric, NodeTraffic, Side, Traffic,
+};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
 pub use weight::WeightSplit;
