@@ -38,6 +38,7 @@ impl Flight {
     fn begin(plan: RampPlan, rate: f64) -> Self {
         let past = Past {
             baseline: answered(5_000, 5),
+            ..Past::default()
         };
         let begun = Pilot::begin(plan.clone(), past.clone(), rate, &settings());
         let mut flight = Self {
@@ -72,7 +73,7 @@ impl Flight {
             more: Increment {
                 original,
                 shadow,
-                trouble: None,
+                ..Increment::default()
             },
             age_ms: self.age_ms,
             applied: self.applied,

@@ -11,8 +11,8 @@ use domain::{
 use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
 use super::ramp::{self, Ramp};
-use super::traffic;
 use super::{Context, Progress};
+use super::{traffic, way_back};
 use crate::driver::{DriverError, OpContext};
 use crate::room::{self, RoomError};
 
@@ -344,6 +344,7 @@ async fn shift_back(context: &Context, migration: &Migration) -> Result<(), Effe
     if migration.shadow_endpoint.is_none() || current_routing(context, migration).await?.is_none() {
         return Ok(());
     }
+    way_back::ease(context, migration).await?;
     route(context, migration, Some((WeightSplit::ORIGINAL, false))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Shadow);
     let limit = Duration::from_millis(context.settings.drain_deadline_ms);

@@ -1,7 +1,9 @@
 //! The load reporting service.
 
 use std::pin::Pin;
+use std::time::Duration;
 
+use api::envoy::envoy::config::endpoint::v3::ClusterStats;
 use api::envoy::envoy::service::load_stats::v3::{
     LoadStatsRequest, LoadStatsResponse, load_reporting_service_server::LoadReportingService,
 };
@@ -20,9 +22,27 @@ pub(crate) struct Lrs(pub(crate) Shared);
 
 type Out = mpsc::Sender<Result<LoadStatsResponse, Status>>;
 
+/// While an instance is under migration and this many requests of it come in one report, whoever
+/// judges it is told more often; with fewer than that it is enough as it was.
+const MUCH: u64 = 100;
+const LITTLE: u64 = 20;
+/// How often that is.
+const OFTEN: Duration = Duration::from_millis(100);
+
+/// Requests to the clusters of instances under migration in one report.
+fn migrating(stats: &[ClusterStats]) -> u64 {
+    let temporary = stats
+        .iter()
+        .filter(|stats| stats.cluster_name.contains('~'));
+    let localities = temporary.flat_map(|stats| &stats.upstream_locality_stats);
+    localities.fold(0, |sum, locality| {
+        sum.saturating_add(locality.total_successful_requests)
+            .saturating_add(locality.total_error_requests)
+    })
+}
+
 impl Lrs {
-    fn wishes(&self) -> LoadStatsResponse {
-        let interval = self.0.report_interval;
+    fn wishes(interval: Duration) -> LoadStatsResponse {
         LoadStatsResponse {
             clusters: Vec::new(),
             send_all_clusters: true,
@@ -39,7 +59,7 @@ async fn read(
     shared: &Shared,
     peer: &Peer,
     mut reports: tonic::Streaming<LoadStatsRequest>,
-    wishes: LoadStatsResponse,
+    usual: Duration,
     out: &Out,
 ) {
     let Ok(Some(first)) = reports.message().await else {
@@ -55,9 +75,10 @@ async fn read(
     };
     let session = Session::new(shared.clock.now(), shared.number());
     shared.telemetry.begin(&node, session);
-    if out.send(Ok(wishes)).await.is_err() {
+    if out.send(Ok(Lrs::wishes(usual))).await.is_err() {
         return;
     }
+    let mut asked = usual;
     loop {
         let message = tokio::select! {
             biased;
@@ -69,6 +90,16 @@ async fn read(
         shared
             .telemetry
             .load(&node, session, &report.cluster_stats, shared.clock.now());
+        let often = OFTEN.min(usual);
+        let wanted = match migrating(&report.cluster_stats) {
+            MUCH.. => often,
+            LITTLE.. => asked,
+            _ => usual,
+        };
+        // One that does not read its answers is asked again at its next report.
+        if wanted != asked && out.try_send(Ok(Lrs::wishes(wanted))).is_ok() {
+            asked = wanted;
+        }
     }
 }
 
@@ -84,12 +115,12 @@ impl LoadReportingService for Lrs {
         let peer = Peer::of(request.extensions());
         let slot = self.0.telemetry_slot()?;
         let (out, inbox) = mpsc::channel(1);
-        let (shared, wishes) = (self.0.clone(), self.wishes());
+        let (shared, usual) = (self.0.clone(), self.0.report_interval);
         self.0.tasks.spawn(async move {
             tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => {}
-                () = read(&shared, &peer, request.into_inner(), wishes, &out) => {}
+                () = read(&shared, &peer, request.into_inner(), usual, &out) => {}
             }
             drop(slot);
         });

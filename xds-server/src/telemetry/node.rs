@@ -22,6 +22,7 @@ struct ClusterState {
     from_loads: LatencyHistogram,
     from_logs: LatencyHistogram,
     pairs: Pairs,
+    sessions: Counts,
     seen_at: Timestamp,
 }
 
@@ -123,12 +124,14 @@ impl NodeState {
         };
         let clusters = mine().map(|(name, cluster)| (name.clone(), self.counts(cluster)));
         let pairs = mine().map(|(name, cluster)| (name.clone(), cluster.pairs.clone()));
+        let sessions = mine().map(|(name, cluster)| (name.clone(), cluster.sessions.clone()));
         NodeTraffic {
             session: self.session.get(),
             reported_at: self.reported_at,
             reports: self.reports,
             clusters: clusters.collect(),
             pairs: pairs.filter(|(_, pairs)| !pairs.is_empty()).collect(),
+            sessions: sessions.filter(|(_, some)| some.ended() > 0).collect(),
         }
     }
 
@@ -162,11 +165,12 @@ impl ClusterState {
                     .add(bucket, metric.num_requests_finished_with_metric);
                 measures = true;
             } else {
-                api::pairs::add(
-                    &mut self.pairs,
+                let (name, count) = (
                     &metric.metric_name,
                     metric.num_requests_finished_with_metric,
                 );
+                let _others_are_ignored = api::pairs::add(&mut self.pairs, name, count)
+                    || api::sessions::add(&mut self.sessions, name, count);
             }
         }
         measures
