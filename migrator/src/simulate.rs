@@ -112,9 +112,16 @@ fn whole(count: f64) -> u64 {
 }
 
 /// Times a second that data planes report on an instance under migration with so many requests a
-/// second: every 250 ms by default, and every 100 ms where much comes in between.
+/// second: every 250 ms by default, and twice or four times as often where more than a hundred come
+/// in between.
 pub fn reports(rate: f64) -> u32 {
-    if rate >= 400.0 { 10 } else { 4 }
+    if rate >= 800.0 {
+        16
+    } else if rate >= 400.0 {
+        8
+    } else {
+        4
+    }
 }
 
 /// Latencies as the shares of the histogram's buckets.

@@ -4,8 +4,8 @@
 //! sigma 0.8); the cells say what else happens. Every run has its own seed, the same for every
 //! rule. The peers' rules are written down anew from their documentation and source (`peers`); none
 //! of their programs runs here. Reports come without delay: peers know every second what it brought,
-//! our judge every quarter of a second, as data planes report by default, or every tenth where they
-//! have much to report. Harm sets in just after a report, which is the worst moment there is.
+//! our judge every quarter of a second, as data planes report by default, or more often where they
+//! have much to report (`simulate::reports`). Harm sets in just after a report, which is the worst moment there is.
 //!
 //! `--ramps N` is the number of ramps of a cell; rules that do not bet are run for at most
 //! `--peers N` of them. `--only WORD` takes the cells with that word. `--html FILE` writes a page.

@@ -268,23 +268,23 @@ fn shift(x: &[f64], y: &[f64], quantile: f64) -> Option<f64> {
     Some(low)
 }
 
-fn standardised(x: &[f64], y: &[f64], d: f64) -> Option<f64> {
-    let (m, n) = (x.len() as f64, y.len() as f64);
-    let (mut i, mut j) = (0, 0);
+fn standardised(canary: &[f64], baseline: &[f64], moved: f64) -> Option<f64> {
+    let (m, n) = (canary.len() as f64, baseline.len() as f64);
+    let (mut mine, mut theirs) = (0, 0);
     let (mut ranks, mut ties, mut before) = (0.0, 0.0, 0.0);
-    while i < x.len() || j < y.len() {
-        let next_x = x.get(i).map_or(f64::INFINITY, |x| x - d);
-        let next = next_x.min(y.get(j).copied().unwrap_or(f64::INFINITY));
-        let (from_i, from_j) = (i, j);
-        while x.get(i).is_some_and(|x| x - d <= next) {
-            i += 1;
+    while mine < canary.len() || theirs < baseline.len() {
+        let next = canary.get(mine).map_or(f64::INFINITY, |x| x - moved);
+        let next = next.min(baseline.get(theirs).copied().unwrap_or(f64::INFINITY));
+        let from = (mine, theirs);
+        while canary.get(mine).is_some_and(|x| x - moved <= next) {
+            mine += 1;
         }
-        while y.get(j).is_some_and(|y| *y <= next) {
-            j += 1;
+        while baseline.get(theirs).is_some_and(|y| *y <= next) {
+            theirs += 1;
         }
-        let mine = (i - from_i) as f64;
-        let group = mine + (j - from_j) as f64;
-        ranks += mine * (before + (group + 1.0) / 2.0);
+        let tied = (mine - from.0) as f64;
+        let group = tied + (theirs - from.1) as f64;
+        ranks += tied * (before + f64::midpoint(group, 1.0));
         ties += group.powi(3) - group;
         before += group;
     }

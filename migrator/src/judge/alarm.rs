@@ -11,11 +11,11 @@ use super::factor::{Fixed, Tally};
 use super::mixture::{Exact, Ladder, Recent, SIZES};
 
 /// Nats at which an alarm is raised, those below which it is over, and the most that is kept.
-const RAISED: f64 = 4.0;
+const RAISED: f64 = 5.0;
 const OVER: f64 = 1.0;
 const MOST: f64 = 8.0;
 /// Nats at which the original is thought ill as well.
-const SHARED: f64 = 3.0;
+const SHARED: f64 = 5.0;
 /// The most that is told of a size, in nats.
 const SURE: f64 = 30.0;
 /// Smaller harm raises no alarm: to know it takes longer than to do something about it.

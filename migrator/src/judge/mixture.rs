@@ -26,9 +26,9 @@ pub(super) const SIZES: [(f64, f64); 7] = [
     (50.0, 0.09),
     (300.0, 0.05),
 ];
-const WHOLE: f64 = 0.25;
-const LATE: f64 = 0.05;
-const NIMBLE: f64 = 0.7;
+const WHOLE: f64 = 0.17;
+const LATE: f64 = 0.03;
+const NIMBLE: f64 = 0.8;
 /// Late starts: one every so many epochs, so many times.
 const EVERY: u32 = 8;
 const STARTS: u32 = 60;

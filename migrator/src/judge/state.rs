@@ -16,8 +16,8 @@ use crate::settings::JudgeSettings;
 
 /// Parts of the whole that the streams get: failures, slow requests, requests that are far slower
 /// than before. A weighted average of e-processes is one.
-const FAILED: f64 = 0.68;
-const SLOW: f64 = 0.29;
+const FAILED: f64 = 0.75;
+const SLOW: f64 = 0.22;
 const FAR: f64 = 0.03;
 /// An epoch in which the original is silent is waited with for this many times its length.
 const PATIENCE: u64 = 5;

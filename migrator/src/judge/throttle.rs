@@ -218,7 +218,7 @@ mod tests {
             throttle.enter(2_000, Some(HarmBudget::default()));
             throttle.weight()
         };
-        assert_eq!(first(50.0), 200);
+        assert_eq!(first(50.0), 400);
         assert_eq!(first(5_000.0), LEAST);
         assert_eq!(first(0.5), 2_000);
         assert_eq!(first(0.0), LEAST);

@@ -33,7 +33,7 @@ use crate::settings::JudgeSettings;
 /// How often the world is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// Looks are no nearer to each other than this, in milliseconds: each leaves a line in the record.
-const APART_MS: u64 = 100;
+const APART_MS: u64 = 50;
 /// A look without anything new is taken, looks are stored, and guards are asked, this often in
 /// milliseconds.
 const LEAST_MS: u64 = 1_000;

@@ -22,12 +22,24 @@ pub(crate) struct Lrs(pub(crate) Shared);
 
 type Out = mpsc::Sender<Result<LoadStatsResponse, Status>>;
 
-/// While an instance is under migration and this many requests of it come in one report, whoever
-/// judges it is told more often; with fewer than that it is enough as it was.
+/// While an instance is under migration and more than this many requests of it come in one report,
+/// whoever judges it is told twice as often, down to [`OFTEN`]; with fewer than [`LITTLE`] half as
+/// often again.
 const MUCH: u64 = 100;
+/// See [`MUCH`].
 const LITTLE: u64 = 20;
-/// How often that is.
-const OFTEN: Duration = Duration::from_millis(100);
+/// The shortest time between reports that is asked for.
+const OFTEN: Duration = Duration::from_millis(60);
+
+/// How often to ask for reports after one with so many requests.
+fn interval(asked: Duration, usual: Duration, requests: u64) -> Duration {
+    let often = OFTEN.min(usual);
+    match requests {
+        MUCH.. => (asked / 2).max(often),
+        LITTLE.. => asked,
+        _ => (asked * 2).min(usual),
+    }
+}
 
 /// Requests to the clusters of instances under migration in one report.
 fn migrating(stats: &[ClusterStats]) -> u64 {
@@ -90,12 +102,7 @@ async fn read(
         shared
             .telemetry
             .load(&node, session, &report.cluster_stats, shared.clock.now());
-        let often = OFTEN.min(usual);
-        let wanted = match migrating(&report.cluster_stats) {
-            MUCH.. => often,
-            LITTLE.. => asked,
-            _ => usual,
-        };
+        let wanted = interval(asked, usual, migrating(&report.cluster_stats));
         // One that does not read its answers is asked again at its next report.
         if wanted != asked && out.try_send(Ok(Lrs::wishes(wanted))).is_ok() {
             asked = wanted;
@@ -125,5 +132,48 @@ impl LoadReportingService for Lrs {
             drop(slot);
         });
         Ok(tonic::Response::new(Box::pin(ReceiverStream::new(inbox))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::envoy::envoy::config::endpoint::v3::UpstreamLocalityStats;
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_much_to_report_of_a_migration_is_asked_more_often_until_that_is_over() {
+        let usual = Duration::from_millis(250);
+        let mut asked = usual;
+        for expected in [125, 62, 60, 60] {
+            asked = interval(asked, usual, 5_000);
+            assert_eq!(asked.as_millis(), expected);
+        }
+        assert_eq!(interval(asked, usual, 50), asked);
+        for expected in [120, 240, 250, 250] {
+            asked = interval(asked, usual, 0);
+            assert_eq!(asked.as_millis(), expected);
+        }
+        let short = Duration::from_millis(50);
+        assert_eq!(interval(short, short, 5_000), short);
+    }
+
+    #[test]
+    fn only_clusters_of_a_migration_count() {
+        let stats = |name: &str, good, bad| ClusterStats {
+            cluster_name: name.to_owned(),
+            upstream_locality_stats: vec![UpstreamLocalityStats {
+                total_successful_requests: good,
+                total_error_requests: bad,
+                ..UpstreamLocalityStats::default()
+            }],
+            ..ClusterStats::default()
+        };
+        let all = [
+            stats("shop", 900, 9),
+            stats("shop~i~shadow", 7, 2),
+            stats("shop~i~original", 5, 0),
+        ];
+        assert_eq!(migrating(&all), 14);
     }
 }
