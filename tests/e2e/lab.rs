@@ -13,11 +13,12 @@ use foreshadow::config::Config;
 use foreshadow::demo::planes::{Plane, find_envoy, free_port};
 use foreshadow::demo::scenario::Scenario;
 use foreshadow::http::Begun;
-use foreshadow::load::{After, LoadGenerator, LoadReport, LoadSettings, RateCurve, StreamSpec};
+use foreshadow::load::{LoadGenerator, LoadReport, LoadSettings};
 pub(crate) use foreshadow::status::MigrationStatus as Newest;
 use foreshadow::status::MigrationStatus;
 use foreshadow::status::Status;
-use foreshadow_tests::{binary, processes};
+pub(crate) use foreshadow_tests::block_on;
+use foreshadow_tests::{binary, processes, start_redis};
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use migrator::{AtDeadline, JudgeSettings};
 use tempfile::TempDir;
@@ -48,22 +49,7 @@ struct Redis(Child);
 
 impl Redis {
     fn start(folder: &Path, port: u16) -> Self {
-        let server = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args([
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-                "--save",
-                "",
-            ])
-            .arg("--dir")
-            .arg(folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is there: run deploy/setup");
-        Self(server)
+        Self(start_redis(folder, port, &[]))
     }
 }
 
@@ -315,15 +301,6 @@ fn instances(folder: &str) -> Vec<String> {
     found
 }
 
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
-}
-
 async fn sweep(data: &Path) {
     let config = ProcessConfig::new(data.join("instances"));
     let driver = ProcessDriver::open(config).unwrap();
@@ -414,21 +391,8 @@ fn next_port(after: SocketAddr) -> u16 {
 }
 
 fn load(planes: &[Plane]) -> LoadGenerator {
-    let second = Duration::from_secs(1);
-    let curve = |rate| RateCurve::new(vec![rate], second, After::KeepLast).unwrap();
-    let mut streams = Vec::new();
-    for plane in planes {
-        for (name, rate) in [(MOVED, f64::from(RATE)), ("b1", 5.0)] {
-            streams.push(StreamSpec::get(
-                format!("{}/{name}", plane.name),
-                plane.listen,
-                format!("svc-{name}"),
-                "/work",
-                curve(rate),
-            ));
-        }
-    }
-    LoadGenerator::start(LoadSettings::default(), "all", streams).unwrap()
+    let rates = [(MOVED, f64::from(RATE)), ("b1", 5.0)];
+    foreshadow_tests::load(planes, "/work", &rates)
 }
 
 fn idle() -> LoadGenerator {

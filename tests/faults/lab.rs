@@ -4,7 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,9 +15,10 @@ use foreshadow::config::Config;
 use foreshadow::demo::planes::{Plane, find_envoy};
 use foreshadow::demo::scenario::Scenario;
 use foreshadow::http::Begun;
-use foreshadow::load::{After, LoadGenerator, LoadSettings, RateCurve, StreamSpec};
+use foreshadow::load::LoadGenerator;
 use foreshadow::status::{MigrationStatus, Status};
-use foreshadow_tests::{binary, processes};
+pub(crate) use foreshadow_tests::block_on;
+use foreshadow_tests::{binary, processes, start_redis};
 use migrator::JudgeSettings;
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use store::{
@@ -102,15 +103,13 @@ pub(crate) struct Redis {
 
 impl Redis {
     fn start(folder: &Path, port: u16) -> Self {
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--appendonly", "yes", "--appendfsync", "everysec"])
-            .args(["--save", "", "--maxmemory-policy", "noeviction"])
-            .arg("--dir")
-            .arg(folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is there: run deploy/setup");
+        let more = [
+            "--appendfsync",
+            "everysec",
+            "--maxmemory-policy",
+            "noeviction",
+        ];
+        let child = start_redis(folder, port, &more);
         Self {
             child,
             folder: folder.to_owned(),
@@ -520,15 +519,6 @@ impl Drop for Lab {
     }
 }
 
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
-}
-
 /// Ends every instance.
 async fn sweep(instances: &Path) {
     let config = ProcessConfig::new(instances.to_owned());
@@ -654,20 +644,7 @@ fn config(folder: &Path, name: &str, page: SocketAddr, xds: SocketAddr) -> Confi
 /// Load through both data planes, most of it to the instance that moves. The requests are small: it
 /// is their number and what becomes of them that counts.
 fn load(planes: &[Plane], rate: u32) -> LoadGenerator {
-    let second = Duration::from_secs(1);
-    let curve = |rate| RateCurve::new(vec![rate], second, After::KeepLast).unwrap();
-    let mut streams = Vec::new();
-    for plane in planes {
-        let each = f64::from(rate) / planes.len() as f64;
-        for (name, rate) in [(MOVED, each * 0.95), ("b1", each * 0.05)] {
-            streams.push(StreamSpec::get(
-                format!("{}/{name}", plane.name),
-                plane.listen,
-                format!("svc-{name}"),
-                "/work?cost=0",
-                curve(rate),
-            ));
-        }
-    }
-    LoadGenerator::start(LoadSettings::default(), "all", streams).unwrap()
+    let each = f64::from(rate) / planes.len() as f64;
+    let rates = [(MOVED, each * 0.95), ("b1", each * 0.05)];
+    foreshadow_tests::load(planes, "/work?cost=0", &rates)
 }

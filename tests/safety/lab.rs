@@ -13,7 +13,8 @@ use foreshadow::config::Config;
 use foreshadow::demo::scenario::Scenario;
 use foreshadow::http::Begun;
 use foreshadow::status::Status;
-use foreshadow_tests::binary;
+pub(crate) use foreshadow_tests::block_on;
+use foreshadow_tests::{binary, start_redis};
 use migrator::JudgeSettings;
 use migrator::driver::Driver as _;
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
@@ -87,22 +88,8 @@ impl Redis {
 
     /// Starts it on what it has kept.
     pub(crate) async fn again(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
-            .args([
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-                "--save",
-                "",
-            ])
-            .args(&self.more)
-            .arg("--dir")
-            .arg(&self.folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is there: run deploy/setup");
+        let more: Vec<_> = self.more.iter().map(String::as_str).collect();
+        let child = start_redis(&self.folder, self.port, &more);
         self.process = Some(Owned(child));
         until("Redis answers", async || {
             std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
@@ -352,15 +339,6 @@ impl Drop for Lab {
         });
         let _ = sweeping.join();
     }
-}
-
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }
 
 /// Two instances of the demo on two hosts; nothing moves by itself.

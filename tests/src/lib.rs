@@ -1,7 +1,11 @@
 //! What the cross-component tests share: the real binary, and what it reports.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use foreshadow::demo::planes::Plane;
+use foreshadow::load::{After, LoadGenerator, LoadSettings, RateCurve, StreamSpec};
 
 /// The `foreshadow` binary that was built beside this test.
 ///
@@ -64,4 +68,69 @@ pub fn processes(named: &str) -> Vec<String> {
         .map(|command| String::from_utf8_lossy(&command).replace('\0', " "))
         .filter(|command| command.contains(named))
         .collect()
+}
+
+/// Runs asynchronous work to its end, on two threads.
+///
+/// # Panics
+/// When no runtime can be built.
+#[expect(
+    clippy::expect_used,
+    reason = "a test harness says what is missing by failing"
+)]
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work)
+}
+
+/// Starts a Redis on loopback that keeps what it acknowledges in `folder`. `more` is handed on to
+/// it and may contradict what is set here.
+///
+/// # Panics
+/// When `redis-server` is not installed.
+#[expect(
+    clippy::expect_used,
+    reason = "a test harness says what is missing by failing"
+)]
+pub fn start_redis(folder: &Path, port: u16, more: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--appendonly", "yes", "--appendfsync", "always"])
+        .args(["--save", ""])
+        .args(more)
+        .arg("--dir")
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is there: run deploy/setup")
+}
+
+/// Steady load through every data plane: `path` of each instance, at so many requests a second.
+/// Streams are named `<plane>/<instance>`.
+///
+/// # Panics
+/// When a rate is not one.
+#[expect(
+    clippy::expect_used,
+    reason = "a test harness says what is wrong by failing"
+)]
+pub fn load(planes: &[Plane], path: &str, rates: &[(&str, f64)]) -> LoadGenerator {
+    let mut streams = Vec::new();
+    for plane in planes {
+        for &(name, rate) in rates {
+            let curve = RateCurve::new(vec![rate], Duration::from_secs(1), After::KeepLast);
+            streams.push(StreamSpec::get(
+                format!("{}/{name}", plane.name),
+                plane.listen,
+                format!("svc-{name}"),
+                path,
+                curve.expect("a rate"),
+            ));
+        }
+    }
+    LoadGenerator::start(LoadSettings::default(), "all", streams).expect("a load generator")
 }

@@ -666,101 +666,149 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+/// Clients check at every message that they route to nothing that they lack.
+fn play(count: u16, ops: Vec<Op>) {
+    let mut scene = Scene::new("shop", count);
+    let mut fleet = Fleet::new(&scene.inputs());
+    let mut moves = 0_u8;
+    let mut known = std::collections::BTreeSet::new();
+    for op in ops {
+        for (node, is_known) in fleet.gate.take_roster() {
+            if is_known {
+                known.insert(node);
+            } else {
+                known.remove(&node);
+            }
+        }
+        match op {
+            Op::Weight(shadow) => {
+                let current = scene.routing.as_ref().and_then(|r| r.migration.as_ref());
+                let target = current.map(|migration| migration.shadow);
+                moves += u8::from(target.is_none());
+                let target = target.unwrap_or_else(|| elsewhere(moves));
+                scene = scene.migrate_to(1, target, bp(shadow), shadow == 0);
+                fleet.set(&scene.inputs());
+            }
+            Op::Commit => {
+                if scene
+                    .routing
+                    .as_ref()
+                    .is_some_and(|r| r.migration.is_some())
+                {
+                    scene = scene.commit(1);
+                    fleet.set(&scene.inputs());
+                }
+            }
+            Op::Connect(delta) => {
+                if fleet.clients.len() < 4 {
+                    fleet.connect(both()[usize::from(!delta)]);
+                }
+            }
+            Op::Step(index) if index < fleet.clients.len() => {
+                fleet.step(index);
+            }
+            Op::Reconnect(index) if index < fleet.clients.len() => {
+                fleet.reconnect(index);
+            }
+            // It goes on with what it has, while more is published.
+            Op::Lose(index) if index < fleet.clients.len() => {
+                fleet.clients[index].lose(&mut fleet.gate);
+                fleet.pump();
+            }
+            Op::Leave(index) if index < fleet.clients.len() => {
+                let client = fleet.clients.remove(index);
+                fleet.gate.disconnect(client.id);
+                fleet.pump();
+            }
+            Op::Restart => {
+                let connected: Vec<usize> = (0..fleet.clients.len())
+                    .filter(|index| !fleet.clients[*index].is_away)
+                    .collect();
+                for &index in &connected {
+                    fleet.clients[index].lose(&mut fleet.gate);
+                }
+                fleet.gate = foreshadow_xds_server::gate::Gate::default();
+                for node in &known {
+                    fleet.gate.expect(node.clone());
+                }
+                fleet.set(&scene.inputs());
+                for index in connected {
+                    fleet.reconnect(index);
+                }
+            }
+            Op::Step(_) | Op::Reconnect(_) | Op::Lose(_) | Op::Leave(_) => {}
+        }
+    }
+    for index in 0..fleet.clients.len() {
+        if fleet.clients[index].is_away {
+            fleet.reconnect(index);
+        }
+    }
+    fleet.settle();
+    // A client that never had routes is not waited for to ask for them.
+    for _ in 0..4 {
+        fleet.gate.tick();
+        fleet.pump();
+        fleet.settle();
+    }
+    let left = fleet
+        .gate
+        .last_report(&scene.service.id)
+        .unwrap()
+        .nodes
+        .len();
+    assert_eq!(
+        fleet.state(&scene) == RoutingState::Applied,
+        left == fleet.clients.len()
+    );
+    for _ in 0..PATIENCE_TICKS {
+        fleet.gate.tick();
+    }
+    fleet.pump();
+    fleet.settle();
+    assert_eq!(fleet.state(&scene), RoutingState::Applied);
+    let clusters: Vec<String> = fleet
+        .gate
+        .published()
+        .clusters
+        .keys()
+        .map(ToString::to_string)
+        .collect();
+    for client in &fleet.clients {
+        assert_eq!(&client.clusters(), &clusters);
+    }
+}
 
-    /// Clients check at every message that they route to nothing that they lack.
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn whatever_happens_no_client_routes_to_nothing_and_all_come_to_rest(
         count in 1_u16..4, ops in prop::collection::vec(op(), 1..120),
     ) {
-        let mut scene = Scene::new("shop", count);
-        let mut fleet = Fleet::new(&scene.inputs());
-        let mut moves = 0_u8;
-        let mut known = std::collections::BTreeSet::new();
-        for op in ops {
-            for (node, is_known) in fleet.gate.take_roster() {
-                if is_known { known.insert(node); } else { known.remove(&node); }
-            }
-            match op {
-                Op::Weight(shadow) => {
-                    let current = scene.routing.as_ref().and_then(|r| r.migration.as_ref());
-                    let target = current.map(|migration| migration.shadow);
-                    moves += u8::from(target.is_none());
-                    let target = target.unwrap_or_else(|| elsewhere(moves));
-                    scene = scene.migrate_to(1, target, bp(shadow), shadow == 0);
-                    fleet.set(&scene.inputs());
-                }
-                Op::Commit => {
-                    if scene.routing.as_ref().is_some_and(|r| r.migration.is_some()) {
-                        scene = scene.commit(1);
-                        fleet.set(&scene.inputs());
-                    }
-                }
-                Op::Connect(delta) => {
-                    if fleet.clients.len() < 4 {
-                        fleet.connect(both()[usize::from(!delta)]);
-                    }
-                }
-                Op::Step(index) if index < fleet.clients.len() => {
-                    fleet.step(index);
-                }
-                Op::Reconnect(index) if index < fleet.clients.len() => {
-                    fleet.reconnect(index);
-                }
-                // It goes on with what it has, while more is published.
-                Op::Lose(index) if index < fleet.clients.len() => {
-                    fleet.clients[index].lose(&mut fleet.gate);
-                    fleet.pump();
-                }
-                Op::Leave(index) if index < fleet.clients.len() => {
-                    let client = fleet.clients.remove(index);
-                    fleet.gate.disconnect(client.id);
-                    fleet.pump();
-                }
-                Op::Restart => {
-                    let connected: Vec<usize> = (0..fleet.clients.len())
-                        .filter(|index| !fleet.clients[*index].is_away)
-                        .collect();
-                    for &index in &connected {
-                        fleet.clients[index].lose(&mut fleet.gate);
-                    }
-                    fleet.gate = foreshadow_xds_server::gate::Gate::default();
-                    for node in &known {
-                        fleet.gate.expect(node.clone());
-                    }
-                    fleet.set(&scene.inputs());
-                    for index in connected {
-                        fleet.reconnect(index);
-                    }
-                }
-                Op::Step(_) | Op::Reconnect(_) | Op::Lose(_) | Op::Leave(_) => {}
-            }
-        }
-        for index in 0..fleet.clients.len() {
-            if fleet.clients[index].is_away {
-                fleet.reconnect(index);
-            }
-        }
-        fleet.settle();
-        // A client that never had routes is not waited for to ask for them.
-        for _ in 0..4 {
-            fleet.gate.tick();
-            fleet.pump();
-            fleet.settle();
-        }
-        let left = fleet.gate.last_report(&scene.service.id).unwrap().nodes.len();
-        prop_assert_eq!(fleet.state(&scene) == RoutingState::Applied, left == fleet.clients.len());
-        for _ in 0..PATIENCE_TICKS {
-            fleet.gate.tick();
-        }
-        fleet.pump();
-        fleet.settle();
-        prop_assert_eq!(fleet.state(&scene), RoutingState::Applied);
-        let clusters: Vec<String> =
-            fleet.gate.published().clusters.keys().map(ToString::to_string).collect();
-        for client in &fleet.clients {
-            prop_assert_eq!(&client.clusters(), &clusters);
-        }
+        play(count, ops);
     }
+}
+
+/// What its routes name had come back under the same name, but for another node only.
+#[test]
+fn a_client_that_comes_back_keeps_clusters_whose_namesakes_are_held_for_a_canary() {
+    use Op::{Commit, Connect, Lose, Restart, Step, Weight};
+    play(
+        1,
+        vec![
+            Connect(false),
+            Weight(0),
+            Connect(false),
+            Restart,
+            Connect(false),
+            Step(2),
+            Step(2),
+            Step(2),
+            Lose(2),
+            Commit,
+            Restart,
+            Weight(0),
+        ],
+    );
 }

@@ -24,8 +24,6 @@ struct Shared {
     identity: String,
     seed: String,
     damaged: bool,
-    last_write: Option<Instant>,
-    longest_gap: Duration,
 }
 
 type State = Arc<(Mutex<Shared>, Condvar)>;
@@ -88,12 +86,6 @@ fn write_slots(state: &State, folder: &Path) {
         shared.position = position;
         let digest = digest(&slots);
         shared.digests.push((position, digest));
-        let now = Instant::now();
-        let gap = shared
-            .last_write
-            .replace(now)
-            .map_or(Duration::ZERO, |last| now - last);
-        shared.longest_gap = shared.longest_gap.max(gap);
         bell.notify_all();
         drop(shared);
         std::thread::sleep(Duration::from_millis(5));
@@ -185,7 +177,6 @@ fn respond(path: &str, query: &str, body: &str, state: &State) -> (&'static str,
             shared.damaged = true;
             ok(serde_json::json!({}))
         }
-        "/longest-gap" => ok(serde_json::json!({ "ms": shared.longest_gap.as_millis() })),
         "/state" => {
             let wanted = parameter(query, "position");
             let limit = Duration::from_millis(parameter(query, "timeout_ms").unwrap_or(1_000));

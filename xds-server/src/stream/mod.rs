@@ -164,8 +164,12 @@ impl Stream {
             (ResourceType::Cluster | ResourceType::Endpoint, Request::World { names, .. }) => names,
             (_, Request::World { .. } | Request::Delta { .. }) => return,
         };
+        // One of the same name may be there again, but only for its canary yet.
         let temporary = |name: &&String| {
-            name.contains('~') && published.get(ResourceType::Cluster, name).is_none()
+            name.contains('~')
+                && published
+                    .visible(ResourceType::Cluster, name, &self.node)
+                    .is_none()
         };
         for name in names.iter().filter(temporary).take(MAX_KEPT) {
             let cluster = Arc::new(bare_cluster(name));

@@ -49,7 +49,12 @@ impl<'a> View<'a> {
         };
         let published = self.published.map(kind).keys().filter(visible).cloned();
         match kind {
-            ResourceType::Cluster => published.chain(self.kept.keys().cloned()).collect(),
+            ResourceType::Cluster => {
+                let is_back =
+                    |name: &&Arc<str>| self.published.visible(kind, name, self.node).is_some();
+                let kept = self.kept.keys().filter(|name| !is_back(name)).cloned();
+                published.chain(kept).collect()
+            }
             ResourceType::Listener => {
                 let own = self.listener.map(|listener| Arc::clone(&listener.name));
                 published.chain(own).collect()
