@@ -93,8 +93,8 @@ pub struct Planning {
     /// How far the forecasts' spread may be off, as a share: the benefit's low quantile is the
     /// least within it.
     pub doubt: f64,
-    /// Share of the accepted risk that a target host may come to: what may enter must leave more
-    /// room than what makes one leave.
+    /// Share of the accepted risk that a target host may come to; below 1 what may enter must leave
+    /// more room than what makes one leave.
     pub target_share: f64,
     /// How many times the accepted risk a full fleet accepts; it grows from a load of 60 % of the
     /// limits to 90 %.
@@ -116,12 +116,13 @@ pub struct Planning {
 impl Default for Planning {
     fn default() -> Self {
         Self {
-            price: 0.01,
+            // Tuned on PlanetLab 20110303, 20110306 and 20110322 (decision 0020).
+            price: 0.005,
             price_per_gib: 0.001,
             excess_weight: 1.0,
-            doubt: 0.25,
-            target_share: 0.5,
-            crowded_risk: 2.0,
+            doubt: 0.1,
+            target_share: 1.0,
+            crowded_risk: 4.0,
             no_return_ms: 7_200_000,
             candidates: 24,
             targets: 8,

@@ -302,7 +302,14 @@ fn settings(policy: Policy) -> Settings {
             prove_slow_margin: 0.5,
             ..JudgeSettings::default()
         },
-        planning: migrator::Planning::default(),
+        // With two hosts and a risk of a half accepted, a target must leave more room than that.
+        planning: migrator::Planning {
+            target_share: 0.5,
+            price: 0.01,
+            doubt: 0.25,
+            crowded_risk: 2.0,
+            ..migrator::Planning::default()
+        },
         drain_deadline_ms: 10_000,
         lease_ms: 5_000,
         ..Settings::default()
