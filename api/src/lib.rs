@@ -4,9 +4,11 @@
 //! - [`xds`]: names and conventions of our xDS.
 //! - [`latency`]: how latency histograms travel inside load reports.
 //! - [`pairs`]: how the counts of paired answers do.
+//! - [`sessions`]: how the counts of sessions do.
 
 pub mod latency;
 pub mod pairs;
+pub mod sessions;
 pub mod xds;
 
 /// Envoy's protocol buffers and gRPC services.

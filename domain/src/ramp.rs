@@ -26,8 +26,8 @@ pub struct Stage {
 pub struct HarmBudget {
     /// Bad requests beyond the original's that are accepted per time of reaction.
     pub requests: u32,
-    /// Time from a bad request to a lower weight everywhere, in milliseconds: epoch, report, look
-    /// and propagation.
+    /// Time from a bad request to a lower weight everywhere, in milliseconds: report, look and
+    /// propagation.
     pub reaction_ms: u64,
 }
 
@@ -35,7 +35,7 @@ impl Default for HarmBudget {
     fn default() -> Self {
         Self {
             requests: 3,
-            reaction_ms: 3_000,
+            reaction_ms: 1_500,
         }
     }
 }

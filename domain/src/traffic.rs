@@ -208,6 +208,9 @@ pub struct NodeTraffic {
     /// What the instances say of themselves in their answers (ORCA), per cluster and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, BTreeMap<String, NamedMetric>>,
+    /// Of sticky services: the first request that a cluster had of every session, per cluster.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sessions: BTreeMap<String, Counts>,
 }
 
 /// A number that instances give with their answers, added up.
@@ -275,11 +278,18 @@ impl Traffic {
 
     /// Totals of one cluster over all nodes.
     pub fn cluster(&self, name: &str) -> Counts {
+        self.sum(|node| node.clusters.get(name))
+    }
+
+    /// The same of the first requests of sessions.
+    pub fn sessions(&self, name: &str) -> Counts {
+        self.sum(|node| node.sessions.get(name))
+    }
+
+    fn sum<'a>(&'a self, of: impl Fn(&'a NodeTraffic) -> Option<&'a Counts>) -> Counts {
         let mut sum = Counts::default();
-        for node in self.nodes.values() {
-            if let Some(counts) = node.clusters.get(name) {
-                sum.merge(counts);
-            }
+        for counts in self.nodes.values().filter_map(of) {
+            sum.merge(counts);
         }
         sum
     }

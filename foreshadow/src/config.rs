@@ -86,7 +86,7 @@ const fn default_step() -> u64 {
 }
 
 const fn default_report() -> u64 {
-    500
+    250
 }
 
 impl Config {

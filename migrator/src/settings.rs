@@ -50,6 +50,12 @@ pub struct Settings {
     pub planning: Planning,
     /// Settings of the comparison of copied requests.
     pub pairs: PairSettings,
+    /// Share of ten seconds in which something on the target host may wait for a processor (PSI)
+    /// before its shadow gets no more traffic; 1: any. Where the driver cannot say it holds nothing.
+    pub pressure_limit: f64,
+    /// Basis points of its traffic that an original gets back a second from a shadow that is given
+    /// up although it is well; 10000: all at once. An ill shadow gives all back at once.
+    pub way_back_per_s: u32,
     /// How long requests on a replica that lost its weight are waited for, in milliseconds.
     pub drain_deadline_ms: u64,
     /// How long leadership lasts without renewal, in milliseconds.
@@ -299,6 +305,8 @@ impl Default for Settings {
             judge: JudgeSettings::default(),
             planning: Planning::default(),
             pairs: PairSettings::default(),
+            pressure_limit: 0.6,
+            way_back_per_s: 2_500,
             drain_deadline_ms: 30_000,
             lease_ms: 5_000,
             shards: 1,
@@ -324,6 +332,11 @@ impl Settings {
             ("max_migrations", self.max_migrations as u64, 0..=10_000),
             ("max_per_host", self.max_per_host as u64, 1..=10_000),
             ("shards", u64::from(self.shards), 1..=256),
+            (
+                "way_back_per_s",
+                u64::from(self.way_back_per_s),
+                500..=10_000,
+            ),
             ("limits.attempts", u64::from(self.limits.attempts), 1..=100),
             (
                 "limits.sync_rounds",
@@ -340,6 +353,7 @@ impl Settings {
         for (field, value, highest) in [
             ("utilisation_limit", self.utilisation_limit, 1.0),
             ("accepted_risk", self.accepted_risk, 1.0),
+            ("pressure_limit", self.pressure_limit, 1.0),
         ] {
             if !(value > 0.0 && value <= highest) {
                 return Err(format!(

@@ -35,19 +35,40 @@ impl Dice {
 
     /// A count from a Poisson distribution.
     pub fn poisson(&mut self, mean: f64) -> u64 {
-        // Sums of Poisson counts are Poisson: what is large is taken in pieces.
-        let pieces = (mean / 40.0).ceil().max(1.0);
-        let floor = (-mean / pieces).exp();
-        let (mut sum, mut left) = (0, pieces);
-        while left > 0.5 {
-            let mut product = self.uniform();
-            while product > floor {
-                sum += 1;
-                product *= self.uniform();
-            }
-            left -= 1.0;
+        if mean >= 12.0 {
+            return self.many(mean);
+        }
+        let floor = (-mean).exp();
+        let (mut sum, mut product) = (0, self.uniform());
+        while product > floor {
+            sum += 1;
+            product *= self.uniform();
         }
         sum
+    }
+
+    /// A count from a Poisson distribution with a large mean, by transformed rejection (Hörmann
+    /// 1993, PTRS): the time it takes does not grow with the mean.
+    fn many(&mut self, mean: f64) -> u64 {
+        let b = 0.931 + 2.53 * mean.sqrt();
+        let a = 0.024_83 * b - 0.059;
+        let steep = 1.1239 + 1.1328 / (b - 3.4);
+        let quick = 0.9277 - 3.6224 / (b - 2.0);
+        let ln_mean = mean.ln();
+        loop {
+            let u = self.uniform() - 0.5;
+            let v = self.uniform();
+            let inside = 0.5 - u.abs();
+            let count = ((2.0 * a / inside + b) * u + mean + 0.43).floor();
+            if count < 0.0 || (inside < 0.013 && v > inside) {
+                continue;
+            }
+            let surely = inside >= 0.07 && v <= quick;
+            let height = || (v * steep / (a / (inside * inside) + b)).ln();
+            if surely || height() <= count * ln_mean - mean - ln_factorial(count) {
+                return whole(count);
+            }
+        }
     }
 
     /// How many of `n` succeed, each with probability `p`.
@@ -68,6 +89,38 @@ impl Dice {
             }
             found += 1;
         }
+    }
+}
+
+/// `ln n!` for a whole `n`, by Stirling's series where that is exact enough.
+fn ln_factorial(n: f64) -> f64 {
+    if n < 10.0 {
+        let factors = std::iter::successors(Some(2.0), |k| Some(k + 1.0));
+        return factors.take_while(|k| *k <= n).map(f64::ln).sum();
+    }
+    let x = n + 1.0;
+    (x - 0.5) * x.ln() - x + 0.918_938_533_204_672_7 + 1.0 / (12.0 * x) - 1.0 / (360.0 * x.powi(3))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count of requests"
+)]
+fn whole(count: f64) -> u64 {
+    count.max(0.0) as u64
+}
+
+/// Times a second that data planes report on an instance under migration with so many requests a
+/// second: every 250 ms by default, and twice or four times as often where more than a hundred come
+/// in between.
+pub fn reports(rate: f64) -> u32 {
+    if rate >= 800.0 {
+        16
+    } else if rate >= 400.0 {
+        8
+    } else {
+        4
     }
 }
 
@@ -194,7 +247,10 @@ impl Ramp {
         rate: f64,
         settings: JudgeSettings,
     ) -> Result<Self, String> {
-        let past = Past { baseline };
+        let past = Past {
+            baseline,
+            ..Past::default()
+        };
         let mut pilot = Pilot::begin(plan, past, rate, &settings)?;
         pilot.enter(JudgeScope::Stage { stage: 0 }, 0, &settings);
         Ok(Self {
@@ -216,6 +272,16 @@ impl Ramp {
         &self.reason
     }
 
+    /// Who is ill just now, and the share of requests that are bad since then.
+    pub fn alarm(&self) -> (crate::judge::Trouble, f64) {
+        self.pilot.judge().alarm()
+    }
+
+    /// The evidence of harm, `ln E`.
+    pub fn ln(&self) -> f64 {
+        f64::from_bits(self.pilot.ln_bits())
+    }
+
     /// The stage that it is in.
     pub const fn stage(&self) -> usize {
         self.stage
@@ -230,7 +296,7 @@ impl Ramp {
             more: Increment {
                 original,
                 shadow,
-                trouble: None,
+                ..Increment::default()
             },
             age_ms: 0,
             applied: true,
@@ -361,22 +427,23 @@ fn one(
     (original, shadow): (&Side<'_>, &Side<'_>),
     seed: u64,
 ) -> Result<(Option<End>, f64, f64), String> {
-    const LONGEST_LOOKS: u32 = 7_200;
+    let reports = reports(rate);
+    let (looks, part) = (3_600 * reports, 1.0 / f64::from(reports));
     let mut dice = Dice::new(seed);
     let mut baseline = Counts::default();
     (0..60).for_each(|_| baseline.merge(&dice.serve(rate * 10.0, original)));
     let mut ramp = Ramp::begin(plan.clone(), baseline, rate, settings)?;
     let mut harm = 0.0;
-    for look in 1..=LONGEST_LOOKS {
+    for look in 1..=looks {
         let share = ramp.share();
-        let on_original = dice.serve(rate * (1.0 - share) / 2.0, original);
-        let on_shadow = dice.serve(rate * share / 2.0, shadow);
+        let on_original = dice.serve(rate * (1.0 - share) * part, original);
+        let on_shadow = dice.serve(rate * share * part, shadow);
         harm += on_shadow.error as f64 - original.errors * on_shadow.ended() as f64;
-        if let Some(end) = ramp.look(500, on_original, on_shadow) {
-            return Ok((Some(end), f64::from(look) / 2.0, harm));
+        if let Some(end) = ramp.look(u64::from(1_000 / reports), on_original, on_shadow) {
+            return Ok((Some(end), f64::from(look) * part, harm));
         }
     }
-    Ok((None, f64::from(LONGEST_LOOKS) / 2.0, harm))
+    Ok((None, f64::from(looks) * part, harm))
 }
 
 fn quantile(values: &mut [f64], percent: usize) -> Option<f64> {
@@ -396,6 +463,35 @@ fn between(found: f64, of: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mean and variance of a Poisson count are both its mean; its distribution is checked at three
+    /// places against the exact one.
+    #[test]
+    fn large_counts_are_poisson() {
+        let mut dice = Dice::new(7);
+        for mean in [12.0_f64, 40.0, 3_000.0] {
+            let n = 40_000_u32;
+            let counts: Vec<f64> = (0..n).map(|_| dice.poisson(mean) as f64).collect();
+            let average = counts.iter().sum::<f64>() / f64::from(n);
+            let spread = counts.iter().map(|c| (c - average).powi(2)).sum::<f64>() / f64::from(n);
+            assert!(
+                (average - mean).abs() < 4.0 * (mean / f64::from(n)).sqrt(),
+                "{average}"
+            );
+            assert!((spread / mean - 1.0).abs() < 0.05, "{spread} of {mean}");
+            let mut below = 0.0;
+            let mut count = 0.0;
+            for sigmas in [-1.5, 0.0, 1.5] {
+                while count <= mean + sigmas * mean.sqrt() {
+                    below += (count * mean.ln() - mean - ln_factorial(count)).exp();
+                    count += 1.0;
+                }
+                let found = counts.iter().filter(|c| **c < count).count();
+                let found = found as f64 / f64::from(n);
+                assert!((found - below).abs() < 0.012, "{found} {below} of {mean}");
+            }
+        }
+    }
 
     #[test]
     fn counts_come_at_their_rates() {

@@ -45,7 +45,7 @@ impl Default for XdsConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 18_000)),
             report_interval: Duration::from_millis(500),
-            traffic_interval: Duration::from_millis(250),
+            traffic_interval: Duration::from_millis(100),
             debounce: Duration::from_millis(10),
             node_patience: Duration::from_secs(u64::from(PATIENCE_TICKS)),
             max_streams: 12_000,

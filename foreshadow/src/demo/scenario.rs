@@ -204,7 +204,7 @@ impl Scenario {
             xds: ([127, 0, 0, 1], 0).into(),
             page,
             step_ms: STEP_MS,
-            report_ms: 500,
+            report_ms: 250,
             xds_admin: None,
             security: crate::security::Security::default(),
             insecure_remote: false,

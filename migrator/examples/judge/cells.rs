@@ -1,7 +1,7 @@
 //! What happens to the traffic.
 
 use domain::Counts;
-use foreshadow_migrator::simulate::{Dice, Latencies, Side};
+use foreshadow_migrator::simulate::{Dice, Latencies, Side, reports};
 
 /// Who is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +110,17 @@ impl Cell {
         self.struck != Struck::Shadow
     }
 
+    /// Bad answers that nobody can spare the users who knows of them only by reports: what comes in
+    /// with the last weight of the ramp before the first report of harm that sets in then.
+    pub(crate) fn floor(&self) -> f64 {
+        const SOAK: f64 = 0.95;
+        // Earlier ones set in at the weight that the budget affords.
+        if self.harmless() || self.from_s < 250 {
+            return 0.0;
+        }
+        self.rate * SOAK * (self.ill_errors - self.errors) / f64::from(reports(self.rate))
+    }
+
     /// Whether what is wrong is that requests are slow.
     fn is_slow(&self) -> bool {
         self.slower > 1.0 || self.stalls > 0.0
@@ -131,6 +142,15 @@ impl<'a> World<'a> {
     /// Ten minutes of the original in health.
     pub(crate) fn baseline(&mut self) -> Counts {
         let mut baseline = Counts::default();
+        if matches!(self.cell.shape, Shape::Even | Shape::Retries) {
+            // All of it at once: nothing changes in it.
+            let healthy = Health {
+                errors: self.cell.errors,
+                ill: false,
+            };
+            let [original, _] = self.serve(0, [1.0, 0.0], [healthy, healthy], 600.0);
+            return original.units().clone();
+        }
         for second in 0..600 {
             let [original, _] = self.healthy_second(second, [1.0, 0.0]);
             baseline.merge(original.units());
@@ -246,7 +266,9 @@ impl<'a> World<'a> {
     /// Bad answers of the shadow beyond those of the original: failures, or requests beyond the
     /// healthy quantile 0.99 where latency is what is wrong.
     pub(crate) fn excess(&self, shadow: &Counts, second: u32) -> f64 {
-        if self.cell.harmless() {
+        // Before its onset it does no harm: what it fails then is chance, and as often less than more.
+        let ill = (self.cell.from_s..self.cell.to_s).contains(&second);
+        if self.cell.harmless() || !ill {
             return 0.0;
         }
         if self.cell.is_slow() {
@@ -291,6 +313,13 @@ pub(crate) fn cells() -> Vec<Cell> {
     };
     let shaped = |name, shape| Cell { name, shape, ..AA };
     let tenfold = |name, rate| Cell { name, rate, ..ill };
+    let dies = |name, rate| Cell {
+        name,
+        rate,
+        from_s: 300,
+        ill_errors: 1.0,
+        ..ill
+    };
     let hundredfold = |name, rate| Cell {
         name,
         rate,
@@ -362,8 +391,10 @@ pub(crate) fn cells() -> Vec<Cell> {
         },
         Cell {
             from_s: 300,
-            ill_errors: 1.0,
-            ..tenfold("dies at 300 s, 50 rps", 50.0)
+            ..tenfold("late x10, 5000 rps, 300 s", 5_000.0)
         },
+        dies("dies at 300 s, 5 rps", 5.0),
+        dies("dies at 300 s, 50 rps", 50.0),
+        dies("dies at 300 s, 500 rps", 500.0),
     ]
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Row, seconds};
+use super::report::{OURS, Row, seconds};
 
 const RULES: [(&str, &str); 6] = [
-    ("foreshadow", "#1b6ca8"),
+    (OURS, "#1b6ca8"),
     ("flagger docs (10)", "#d1495b"),
     ("flagger unset (1)", "#e8a0a8"),
     ("argo docs", "#66a182"),
@@ -58,12 +58,12 @@ pub(crate) fn page(rows: &[Row]) -> String {
         4.6,
     );
     html += "<h2>Table</h2><table><tr><th>cell<th>rule<th>ramps<th>rolled back<th>95 % confidence\
-             <th>median s<th>promoted<th>median s<th>mean excess<th>p95";
+             <th>median s<th>promoted<th>median s<th>mean excess<th>p95<th>floor";
     for row in rows {
         let (low, high) = row.between();
         let _ = write!(
             html,
-            "<tr><td>{}<td>{}<td>{}<td>{:.2} %<td>{low:.2}–{high:.2} %<td>{}<td>{}<td>{}<td>{:.1}<td>{:.1}",
+            "<tr><td>{}<td>{}<td>{}<td>{:.2} %<td>{low:.2}–{high:.2} %<td>{}<td>{}<td>{}<td>{:.1}<td>{:.1}<td>{:.1}",
             row.cell,
             row.rule,
             row.runs,
@@ -72,7 +72,8 @@ pub(crate) fn page(rows: &[Row]) -> String {
             row.promoted,
             seconds(row.promoted_s),
             row.mean_excess,
-            row.p95_excess
+            row.p95_excess,
+            row.floor
         );
     }
     html + "</table>"

@@ -3,8 +3,9 @@
 //! Requests arrive as a Poisson process, fail independently, and take lognormal times (median 5 ms,
 //! sigma 0.8); the cells say what else happens. Every run has its own seed, the same for every
 //! rule. The peers' rules are written down anew from their documentation and source (`peers`); none
-//! of their programs runs here. Reports have no delay: peers
-//! know every second of its last one, our judge every half second of that.
+//! of their programs runs here. Reports come without delay: peers know every second what it brought,
+//! our judge every quarter of a second, as data planes report by default, or more often where they
+//! have much to report (`simulate::reports`). Harm sets in just after a report, which is the worst moment there is.
 //!
 //! `--ramps N` is the number of ramps of a cell; rules that do not bet are run for at most
 //! `--peers N` of them. `--only WORD` takes the cells with that word. `--html FILE` writes a page.
@@ -171,7 +172,7 @@ type Make = fn(&Cell, domain::Counts) -> Box<dyn Rule>;
 
 fn rules() -> [(&'static str, Make); 6] {
     [
-        ("foreshadow", |cell, baseline| {
+        (report::OURS, |cell, baseline| {
             Box::new(ours::Ours::new(cell, baseline))
         }),
         ("flagger docs (10)", |_, _| {

@@ -8,10 +8,11 @@
 //!   5 min a measurement fails below a success rate of 95 %; more than 3 failures abort.
 //! - **Kayenta** (`MannWhitneyClassifier`, `NetflixACAJudge-v1.0`): 10 % beside a baseline of 10 %
 //!   of its own; error rate and mean latency per point, each its own group; Mann-Whitney at 98 %
-//!   with tolerance 0.25 of the Hodges-Lehmann shift; one metric "High" is a score of 50, below
+//!   with tolerance 0.25 of the Hodges-Lehmann shift (as R's `wilcox.test`: ties in the variance,
+//!   continuity correction); one metric "High" is a score of 50, below
 //!   the marginal 75. Guidance: 60 s points, judged hourly, 3 h; and a fast setting.
 //!
-//! Not modelled: scrape intervals and their lag, which would make Flagger and Argo slower.
+//! Users' published examples are in `tests`. Not modelled: scrape intervals and their lag, which would make Flagger and Argo slower.
 
 use domain::{Counts, LATENCY_EDGES_US, LatencyHistogram};
 
@@ -154,7 +155,7 @@ impl Kayenta {
             (canary, &mut self.errors.1, &mut self.means.1),
         ] {
             if counts.ended() > 0 {
-                errors.push(counts.error as f64 / counts.ended() as f64);
+                errors.push(100.0 * counts.error as f64 / counts.ended() as f64);
                 means.push(mean(&counts.latency));
             }
         }
@@ -198,25 +199,97 @@ fn mean(histogram: &LatencyHistogram) -> f64 {
     sum / histogram.total().max(1) as f64
 }
 
-/// Whether the canary is "High": the lower bound of the 98 % interval of the Hodges-Lehmann shift
-/// is above a quarter of the shift.
-pub(crate) fn high(baseline: &[f64], canary: &[f64]) -> bool {
-    let mut shifts: Vec<f64> = canary
-        .iter()
-        .flat_map(|c| baseline.iter().map(move |b| c - b))
-        .collect();
-    let (m, n) = (canary.len() as f64, baseline.len() as f64);
-    if shifts.is_empty() {
-        return false;
+/// How Kayenta classifies a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    Pass,
+    High,
+    Low,
+    NoData,
+}
+
+/// Its default judge: the 98 % interval of the shift must lie beyond a quarter of the shift.
+fn high(baseline: &[f64], canary: &[f64]) -> bool {
+    classify(baseline, canary, 0.25, Z_98) == Class::High
+}
+
+/// The normal quantiles of a two-sided interval at 98 % and at 95 %.
+pub(crate) const Z_98: f64 = 2.326_347_874;
+#[cfg(test)]
+pub(crate) const Z_95: f64 = 1.959_963_985;
+
+/// `MannWhitneyClassifier`: "High" if the lower bound of the confidence interval of the shift is
+/// above `tolerance` times its size, "Low" if the upper bound is below minus that.
+pub(crate) fn classify(baseline: &[f64], canary: &[f64], tolerance: f64, z: f64) -> Class {
+    if baseline.is_empty() || canary.is_empty() {
+        return Class::NoData;
     }
-    // Rank of the lower bound by the normal approximation of the rank sum.
-    let rank = m * n / 2.0 - 2.326 * (m * n * (m + n + 1.0) / 12.0).sqrt();
-    let rank = (0..shifts.len())
-        .take_while(|&i| i as f64 + 1.0 <= rank)
-        .count();
-    let half = shifts.len() / 2;
-    let (_, estimate, _) = shifts.select_nth_unstable_by(half, f64::total_cmp);
-    let estimate = *estimate;
-    let (_, lower, _) = shifts.select_nth_unstable_by(rank, f64::total_cmp);
-    *lower > 0.25 * estimate.abs()
+    if baseline == canary {
+        return Class::Pass;
+    }
+    let (mut x, mut y) = (canary.to_vec(), baseline.to_vec());
+    x.sort_by(f64::total_cmp);
+    y.sort_by(f64::total_cmp);
+    let Some(estimate) = shift(&x, &y, 0.0) else {
+        return Class::Pass;
+    };
+    let bound = tolerance * estimate.abs();
+    if shift(&x, &y, z).is_some_and(|lower| lower > bound) {
+        Class::High
+    } else if shift(&x, &y, -z).is_some_and(|upper| upper < -bound) {
+        Class::Low
+    } else {
+        Class::Pass
+    }
+}
+
+/// The shift `d` at which the standardised rank sum of `x - d` against `y` passes `quantile`, as in
+/// R's `wilcox.test` (normal approximation with continuity correction, ties in the variance); both
+/// are sorted. `None` if all observations are tied.
+fn shift(x: &[f64], y: &[f64], quantile: f64) -> Option<f64> {
+    let (mut low, mut high) = (x[0] - y[y.len() - 1], x[x.len() - 1] - y[0]);
+    if standardised(x, y, low)? - quantile <= 0.0 {
+        return Some(low);
+    }
+    if standardised(x, y, high)? - quantile >= 0.0 {
+        return Some(high);
+    }
+    while high - low > 1e-9 * (1.0 + low.abs().max(high.abs())) {
+        let middle = f64::midpoint(low, high);
+        if middle <= low || middle >= high {
+            break;
+        }
+        if standardised(x, y, middle)? > quantile {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Some(low)
+}
+
+fn standardised(canary: &[f64], baseline: &[f64], moved: f64) -> Option<f64> {
+    let (m, n) = (canary.len() as f64, baseline.len() as f64);
+    let (mut mine, mut theirs) = (0, 0);
+    let (mut ranks, mut ties, mut before) = (0.0, 0.0, 0.0);
+    while mine < canary.len() || theirs < baseline.len() {
+        let next = canary.get(mine).map_or(f64::INFINITY, |x| x - moved);
+        let next = next.min(baseline.get(theirs).copied().unwrap_or(f64::INFINITY));
+        let from = (mine, theirs);
+        while canary.get(mine).is_some_and(|x| x - moved <= next) {
+            mine += 1;
+        }
+        while baseline.get(theirs).is_some_and(|y| *y <= next) {
+            theirs += 1;
+        }
+        let tied = (mine - from.0) as f64;
+        let group = tied + (theirs - from.1) as f64;
+        ranks += tied * (before + f64::midpoint(group, 1.0));
+        ties += group.powi(3) - group;
+        before += group;
+    }
+    let over = ranks - m * (m + 1.0) / 2.0 - m * n / 2.0;
+    let variance = m * n / 12.0 * (m + n + 1.0 - ties / ((m + n) * (m + n - 1.0)));
+    let corrected = over - 0.5 * if over == 0.0 { 0.0 } else { over.signum() };
+    (variance > 1e-12).then(|| corrected / variance.sqrt())
 }

@@ -306,6 +306,13 @@ pub trait Driver: Send + Sync + 'static {
     /// Stops a replica outside any migration (end of the demo, operator's wish).
     async fn stop(&self, replica: &Replica) -> Result<(), DriverError>;
 
+    /// The share of the last ten seconds in which something on a host waited for a processor (PSI);
+    /// `None` where that is not known.
+    async fn pressure(&self, host: &Host) -> Result<Option<f64>, DriverError> {
+        let _not_known = host;
+        Ok(None)
+    }
+
     /// What a replica uses now, as the difference to the last call for it; `None` for the first.
     async fn reading(&self, replica: &Replica) -> Result<Option<Reading>, DriverError>;
 }

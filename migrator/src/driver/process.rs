@@ -322,6 +322,10 @@ impl Driver for ProcessDriver {
         self.end_tag("stop", &replica.tag, Some(replica)).await
     }
 
+    async fn pressure(&self, host: &Host) -> Result<Option<f64>, DriverError> {
+        Ok(self.cgroups.pressure(host))
+    }
+
     async fn reading(&self, replica: &Replica) -> Result<Option<Reading>, DriverError> {
         self.measure(replica)
     }

@@ -7,15 +7,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::factor::{Tally, fixed};
-use super::mixture::{Exact, Recent, SIZES};
+use super::factor::{Fixed, Tally};
+use super::mixture::{Exact, Ladder, Recent, SIZES};
 
 /// Nats at which an alarm is raised, those below which it is over, and the most that is kept.
-const RAISED: f64 = 3.5;
+const RAISED: f64 = 5.0;
 const OVER: f64 = 1.0;
-const MOST: f64 = 7.0;
+const MOST: f64 = 8.0;
 /// Nats at which the original is thought ill as well.
-const SHARED: f64 = 3.0;
+const SHARED: f64 = 5.0;
+/// The most that is told of a size, in nats.
+const SURE: f64 = 30.0;
 /// Smaller harm raises no alarm: to know it takes longer than to do something about it.
 const FIRST_SIZE: usize = 2;
 /// So many bad requests in one look tell their share.
@@ -60,7 +62,13 @@ impl Watch {
     }
 
     /// Takes in a look at what `tally` says of the shadow.
-    fn look(&mut self, tally: &Tally, limit: f64, raised_at: f64) {
+    /// An alarm is raised at `raised_at`, and begins with `kept` more than was seen.
+    fn look(
+        &mut self,
+        tally: &Tally,
+        (limit, factors): (f64, &[Fixed]),
+        (raised_at, kept): (f64, f64),
+    ) {
         self.all = self.all.saturating_add(tally.shadow);
         self.bad = self.bad.saturating_add(tally.shadow_bad);
         self.latest = Exact(if tally.shadow_bad >= MANY {
@@ -68,20 +76,33 @@ impl Watch {
         } else {
             self.latest.0 * FADES
         });
-        for (size, (times, _)) in SIZES.into_iter().enumerate().skip(FIRST_SIZE) {
-            self.recent.add(size, fixed(tally, limit, times), MOST);
+        for (size, factor) in factors.iter().enumerate().skip(FIRST_SIZE) {
+            self.recent.add(size, factor.ln(tally), MOST);
         }
-        let (leading, most) = self.recent.leading();
+        let (_, most) = self.recent.leading();
+        let size = self.size(limit);
         let over = |size: usize| self.recent.of(size) < OVER;
         if most == 0.0 || self.raised.is_some_and(over) {
             *self = Self {
                 latest: self.latest,
                 ..Self::new()
             };
-        } else if most >= raised_at && self.bad > 1 && self.raised.is_none_or(|at| at < leading) {
+        } else if most >= raised_at && self.bad > 1 && self.raised.is_none_or(|at| at < size) {
             // One bad request alone is no trouble.
-            self.raised = Some(leading);
+            self.raised = Some(size);
+            self.recent.add(size, kept, MOST);
         }
+    }
+
+    /// The largest size of harm that the share of bad requests since the trouble began comes to, or
+    /// nearly so.
+    fn size(&self, limit: f64) -> usize {
+        const NEARLY: f64 = 1.2;
+        let odds = |share: f64| share / (1.0 - share);
+        let share = self.bad as f64 / (self.all as f64 + 1.0);
+        let times = NEARLY * odds(share) / odds(limit);
+        let reached = SIZES.into_iter().rposition(|(size, _)| size <= times);
+        reached.map_or(FIRST_SIZE, |size| size.max(FIRST_SIZE))
     }
 }
 
@@ -90,6 +111,8 @@ impl Watch {
 pub(super) struct Alarm {
     shadow: Watch,
     original: Watch,
+    #[serde(skip)]
+    ladder: Ladder,
 }
 
 impl Alarm {
@@ -97,25 +120,44 @@ impl Alarm {
         Self {
             shadow: Watch::new(),
             original: Watch::new(),
+            ladder: Ladder::default(),
         }
     }
 
     pub(super) fn look(&mut self, tally: &Tally, limit: f64) {
-        self.shadow.look(tally, limit, RAISED);
-        self.original.look(&tally.of_original(), limit, SHARED);
+        let factors = self.ladder.at(limit);
+        // It takes as much to be over as if it had been for long: what was seen so far is little.
+        self.shadow.look(tally, (limit, factors), (RAISED, MOST));
+        let original = tally.of_original();
+        self.original
+            .look(&original, (limit, factors), (SHARED, 0.0));
     }
 
     pub(super) const fn trouble(&self) -> Trouble {
         match (self.shadow.raised, self.original.raised) {
             (None, _) => Trouble::None,
-            (Some(_), Some(_)) => Trouble::Shared,
-            (Some(_), None) => Trouble::Shadow,
+            // An original that is a little ill does not explain a shadow that is far worse.
+            (Some(shadow), Some(original)) if original + 1 >= shadow => Trouble::Shared,
+            (Some(_), _) => Trouble::Shadow,
         }
     }
 
     /// On what to bet, if the shadow is likely to do harm beyond the original's.
-    pub(super) fn likely(&self) -> Option<&Recent> {
-        (self.trouble() == Trouble::Shadow).then_some(&self.shadow.recent)
+    pub(super) fn likely(&mut self, limit: f64) -> Option<Recent> {
+        if self.trouble() != Trouble::Shadow {
+            return None;
+        }
+        // All that was seen since the trouble began, not only as much as keeps an alarm short.
+        let since = Tally {
+            shadow: self.shadow.all,
+            shadow_bad: self.shadow.bad,
+            ..Tally::default()
+        };
+        let mut likely = Recent::new();
+        for (size, factor) in self.ladder.at(limit).iter().enumerate() {
+            likely.add(size, factor.ln(&since), SURE);
+        }
+        Some(likely)
     }
 
     /// The share of bad requests since the trouble began.
@@ -158,6 +200,6 @@ mod tests {
         let mut alarm = Alarm::new();
         alarm.look(&tally(8, 10), 0.01);
         assert_eq!(alarm.trouble(), Trouble::Shared);
-        assert!(alarm.likely().is_none());
+        assert!(alarm.likely(0.01).is_none());
     }
 }

@@ -5,7 +5,7 @@ use domain::{Counts, LatencyHistogram};
 use serde::{Deserialize, Serialize};
 
 use super::alarm::Trouble;
-use super::ledger::Increment;
+use super::ledger::{Increment, Sides};
 use super::state::JudgeState;
 use crate::settings::JudgeSettings;
 
@@ -38,6 +38,10 @@ pub struct Evidence {
     /// Who is worse than before just now.
     #[serde(default = "nobody")]
     pub trouble: Trouble,
+    /// Whether sessions are counted in the streams and proofs, by their first requests, and not
+    /// requests.
+    #[serde(default)]
+    pub by_session: bool,
 }
 
 /// One kind of bad request over the whole ramp.
@@ -87,7 +91,7 @@ pub(super) fn evidence(state: &JudgeState, age_ms: u64, settings: &JudgeSettings
     let streams = state.streams().map(|(part, stream)| {
         let seen = stream.seen;
         let (against_original, against_before) = stream.parts();
-        let baseline = &state.past.baseline;
+        let baseline = state.past.counted();
         StreamEvidence {
             bad: stream.bad.did(),
             shadow: (seen.shadow, seen.shadow_bad),
@@ -120,6 +124,7 @@ pub(super) fn evidence(state: &JudgeState, age_ms: u64, settings: &JudgeSettings
         streams: streams.collect(),
         proofs: proofs.collect(),
         trouble: state.alarm().0,
+        by_session: state.by_session(),
     }
 }
 
@@ -155,9 +160,14 @@ pub(super) fn flips(state: &JudgeState, settings: &JudgeSettings) -> Flips {
         let mut ahead = state.clone();
         let original = answer(beside(shadow.ended()).max(1), 0);
         for epoch in 1..=limit {
+            let sides = || Sides {
+                original: original.clone(),
+                shadow: shadow.clone(),
+            };
             let more = Increment {
                 original: original.clone(),
                 shadow: shadow.clone(),
+                sessions: state.by_session().then(|| Box::new(sides())),
                 trouble: None,
             };
             ahead.feed(ahead.now_ms() + settings.epoch_ms, &more, settings);

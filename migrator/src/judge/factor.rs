@@ -30,10 +30,10 @@
 //! against the point `(q0, c·q0 + d)` of the line that is nearest to them in relative entropy,
 //! `z = (a - q) / (q·(1 - a))` on each side. `q0` is where
 //! `n1·c·(a1-q1)/(q1·(1-q1)) + n0·(a0-q0)/(q0·(1-q0)) = 0`; then `p* = q0` and `C` is the maximum
-//! itself. `q0` is found by halving, and as `C` is computed from the `z` that came out, a `q0` that
+//! itself. `q0` is found by a few steps, and as `C` is computed from the `z` that came out, a `q0` that
 //! is a little off costs a little growth and never validity. `a0` is a guess from earlier epochs.
 //!
-//! **Against a frozen share** ([`fixed`]). `q` was fixed before the first look; with `r > q`
+//! **Against a frozen share** ([`Fixed`]). `q` was fixed before the first look; with `r > q`
 //!
 //! ```text
 //! e(r) = (r/q)^k1 · ((1-r)/(1-q))^(n1-k1),   E[e(r)] = (p1·r/q + (1-p1)·(1-r)/(1-q))^n1
@@ -88,8 +88,10 @@ impl Margin {
 
 /// Shares nearer to none or all than this cannot be told from them.
 const LEAST: f64 = 1e-6;
-/// Halvings in the search for the nearest point; the interval is then a millionth of what it was.
-const HALVINGS: u32 = 20;
+/// Most steps in the search for the nearest point, by Newton's method where that stays inside, and
+/// when it is near enough.
+const STEPS: u32 = 25;
+const NEAR: f64 = 1e-7;
 
 /// A share with `times` the odds of another.
 pub(super) fn raised(share: f64, times: f64) -> f64 {
@@ -141,18 +143,42 @@ fn nearest((n0, n1): (f64, f64), margin: Margin, (a0, a1): (f64, f64)) -> (f64, 
     } else {
         (on_line.max(0.0), a0)
     };
-    let pull = |a: f64, q: f64| (a - q) / (q * (1.0 - q));
-    for _ in 0..HALVINGS {
-        let q0 = f64::midpoint(low, high);
-        let slope = n1 * margin.ratio * pull(a1, margin.over(q0)) + n0 * pull(a0, q0);
+    // Exact where shares are small and the margin is a ratio alone.
+    let first = (n1 * (a1 - margin.share) + n0 * a0) / (n1 * margin.ratio + n0);
+    let mut q0 = if first > low && first < high {
+        first
+    } else {
+        f64::midpoint(low, high)
+    };
+    for _ in 0..STEPS {
+        let (pull1, bend1) = pull(a1, margin.over(q0));
+        let (pull0, bend0) = pull(a0, q0);
+        let slope = n1 * margin.ratio * pull1 + n0 * pull0;
         if slope > 0.0 {
             low = q0;
         } else {
             high = q0;
         }
+        let next = q0 - slope / (n1 * margin.ratio * margin.ratio * bend1 + n0 * bend0);
+        let next = if next > low && next < high {
+            next
+        } else {
+            f64::midpoint(low, high)
+        };
+        let moved = (next - q0).abs();
+        q0 = next;
+        if moved <= NEAR * q0 {
+            break;
+        }
     }
-    let q0 = f64::midpoint(low, high);
     (q0, margin.over(q0))
+}
+
+/// How hard a share `a` pulls at `q`, and how that changes with `q`.
+fn pull(a: f64, q: f64) -> (f64, f64) {
+    let spread = q * (1.0 - q);
+    let pull = (a - q) / spread;
+    (pull, -(1.0 + pull * (1.0 - 2.0 * q)) / spread)
 }
 
 /// `ln C`.
@@ -169,11 +195,28 @@ fn ceiling((n0, n1): (f64, f64), margin: Margin, (z0, z1): (f64, f64)) -> f64 {
     }
 }
 
-/// `ln e(r)` of [the fixed factor](self), where `r` has `times` the odds of `limit`.
-pub(super) fn fixed(tally: &Tally, limit: f64, times: f64) -> f64 {
-    let share = raised(limit, times);
-    let good = tally.shadow.saturating_sub(tally.shadow_bad) as f64;
-    tally.shadow_bad as f64 * (share / limit).ln() + good * ((1.0 - share) / (1.0 - limit)).ln()
+/// [The fixed factor](self) `e(r)`: what a bad request says, and what a good one, in nats.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fixed {
+    bad: f64,
+    good: f64,
+}
+
+impl Fixed {
+    /// `r` has `times` the odds of `limit`.
+    pub(super) fn new(limit: f64, times: f64) -> Self {
+        let share = raised(limit, times);
+        Self {
+            bad: (share / limit).ln(),
+            good: ((1.0 - share) / (1.0 - limit)).ln(),
+        }
+    }
+
+    /// `ln e(r)`.
+    pub(super) fn ln(self, tally: &Tally) -> f64 {
+        let good = tally.shadow.saturating_sub(tally.shadow_bad) as f64;
+        tally.shadow_bad as f64 * self.bad + good * self.good
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +252,31 @@ mod tests {
             }
         }
         sum
+    }
+
+    #[test]
+    fn the_nearest_point_is_where_nothing_pulls() {
+        let mut steps = 0;
+        for margin in MARGINS {
+            for n1 in [0.01, 1.0, 50.0, 4_000.0] {
+                for a0 in [1e-4, 0.001, 0.1, 0.6] {
+                    for times in [0.3, 1.3, 6.0, 300.0] {
+                        let a1 = raised(margin.over(a0).min(0.9), times);
+                        let (q0, q1) = nearest((10.0, n1), margin, (a0, a1));
+                        let on_line = ((a1 - margin.share) / margin.ratio).max(0.0);
+                        let width = (on_line - a0).abs();
+                        let slope = |q0: f64| {
+                            n1 * margin.ratio * pull(a1, margin.over(q0)).0 + 10.0 * pull(a0, q0).0
+                        };
+                        let near = 1e-5 * width.min(q0);
+                        let found = slope(q0 - near) >= 0.0 && slope(q0 + near) <= 0.0;
+                        assert!(found, "{margin:?} {n1} {a0} {times}: {q0} {q1}");
+                        steps += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(steps, 256);
     }
 
     const SIZES: [(u64, u64); 7] = [(1, 1), (19, 1), (2, 9), (12, 12), (40, 3), (0, 5), (5, 0)];
@@ -294,9 +362,11 @@ mod tests {
                 for part in [0.0, 0.5, 1.0] {
                     let (low, high) = (limit * part, limit + (1.0 - limit) * part);
                     for times in [1.3, 6.0, 300.0] {
-                        let e = expectation((1, n), (0.5, low), |t| fixed(t, limit, times));
+                        let e = expectation((1, n), (0.5, low), |t| Fixed::new(limit, times).ln(t));
                         assert!(e <= 1.0 + EPS, "{e}: {limit} {n} {low} {times}");
-                        let e = expectation((1, n), (0.5, high), |t| fixed(t, limit, 1.0 / times));
+                        let e = expectation((1, n), (0.5, high), |t| {
+                            Fixed::new(limit, 1.0 / times).ln(t)
+                        });
                         assert!(e <= 1.0 + EPS, "{e}: {limit} {n} {high} {times}");
                     }
                 }
@@ -314,7 +384,7 @@ mod tests {
         };
         let margin = MARGINS[3];
         assert!(harm(&bad, margin, 0.01, 300.0) > 9.0);
-        assert!(fixed(&bad, 0.01, 50.0) > 9.0);
+        assert!(Fixed::new(0.01, 50.0).ln(&bad) > 9.0);
         assert!(no_worse(&bad, margin, 0.01, 0.0) < 0.0);
     }
 

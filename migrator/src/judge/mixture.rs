@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::factor::{Margin, Tally, fixed, harm, no_worse};
+use super::factor::{Fixed, Margin, Tally, harm, no_worse};
 
 /// How many times the odds of what is allowed the shadow's may be, and the part each size gets.
 pub(super) const SIZES: [(f64, f64); 7] = [
@@ -26,9 +26,9 @@ pub(super) const SIZES: [(f64, f64); 7] = [
     (50.0, 0.09),
     (300.0, 0.05),
 ];
-const WHOLE: f64 = 0.25;
-const LATE: f64 = 0.05;
-const NIMBLE: f64 = 0.7;
+const WHOLE: f64 = 0.17;
+const LATE: f64 = 0.03;
+const NIMBLE: f64 = 0.8;
 /// Late starts: one every so many epochs, so many times.
 const EVERY: u32 = 8;
 const STARTS: u32 = 60;
@@ -37,7 +37,9 @@ const URGE: f64 = 3.0;
 /// Part of the nimble sum that is never bet, so that no epoch takes all of it.
 const KEPT_BACK: f64 = 0.03;
 /// More of it is not kept, so that it is over soon after the harm is.
-const MOST_RECENT: f64 = 6.0;
+const MOST_RECENT: f64 = 8.0;
+/// Odds against harm before anything is seen.
+const RARE: f64 = 20.0;
 /// Where, between the original's share and what is allowed, the shadow's may be.
 const PARTS: [f64; 3] = [-0.5, 0.0, 0.35];
 
@@ -65,6 +67,40 @@ pub(super) fn add_ln(a: f64, b: f64) -> f64 {
         return high;
     }
     high + (low - high).exp().ln_1p()
+}
+
+/// The fixed factors of every size for one limit, so that their logarithms are taken once. A cache:
+/// it is not stored, and two of them are always the same.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ladder {
+    limit: f64,
+    steps: [Fixed; SIZES.len()],
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self {
+            limit: f64::NAN,
+            steps: [Fixed::default(); SIZES.len()],
+        }
+    }
+}
+
+impl PartialEq for Ladder {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Ladder {
+    /// The factors for a limit.
+    pub(super) fn at(&mut self, limit: f64) -> &[Fixed; SIZES.len()] {
+        if self.limit.to_bits() != limit.to_bits() {
+            self.limit = limit;
+            self.steps = SIZES.map(|(times, _)| Fixed::new(limit, times));
+        }
+        &self.steps
+    }
 }
 
 /// What the last epochs say about each size: sums that begin anew at 0. No test, only a hint.
@@ -99,15 +135,16 @@ impl Recent {
         best
     }
 
-    /// The part of a bet that each size gets.
-    fn spread(&self) -> [f64; SIZES.len()] {
+    /// The part of a bet that each size gets, and how much is bet: harm is as likely as what was seen
+    /// makes it, after odds of one to [`RARE`].
+    fn spread(&self) -> ([f64; SIZES.len()], f64) {
         let mut parts = [0.0; SIZES.len()];
         let mut sum = 0.0;
         for ((part, recent), (_, before)) in parts.iter_mut().zip(&self.0).zip(SIZES) {
             *part = before * recent.0.exp();
             sum += *part;
         }
-        parts.map(|part| part / sum)
+        (parts.map(|part| part / sum), sum / (sum + RARE))
     }
 }
 
@@ -122,6 +159,8 @@ pub(super) struct Harm {
     nimble: Exact,
     recent: Recent,
     epochs: u32,
+    #[serde(skip)]
+    ladder: Ladder,
 }
 
 impl Harm {
@@ -132,6 +171,7 @@ impl Harm {
             nimble: Exact(NIMBLE.ln()),
             recent: Recent::new(),
             epochs: 0,
+            ladder: Ladder::default(),
         }
     }
 
@@ -149,7 +189,8 @@ impl Harm {
         if tally.original == 0 || tally.shadow == 0 {
             return;
         }
-        self.push(cap, alarm, |times| harm(tally, margin, guess, times));
+        let said = SIZES.map(|(times, _)| harm(tally, margin, guess, times));
+        self.push(cap, alarm, said);
     }
 
     /// One epoch against a frozen share.
@@ -161,18 +202,19 @@ impl Harm {
         alarm: Option<&Recent>,
     ) {
         if tally.shadow > 0 {
-            self.push(cap, alarm, |times| fixed(tally, limit, times));
+            let said = self.ladder.at(limit).map(|factor| factor.ln(tally));
+            self.push(cap, alarm, said);
         }
     }
 
-    fn push(&mut self, cap: f64, alarm: Option<&Recent>, factor: impl Fn(f64) -> f64) {
+    fn push(&mut self, cap: f64, alarm: Option<&Recent>, all_said: [f64; SIZES.len()]) {
         // Chosen before the epoch is looked at.
         let likely = (self.recent.leading().1 >= URGE).then_some(&self.recent);
         let bet = alarm.or(likely).map(Recent::spread);
         let mut won = 0.0;
         let starts = self.epochs.is_multiple_of(EVERY) && self.epochs / EVERY < STARTS;
-        for (size, (times, part)) in SIZES.into_iter().enumerate() {
-            let said = factor(times).min(cap);
+        for (size, ((_, part), said)) in SIZES.into_iter().zip(all_said).enumerate() {
+            let said = said.min(cap);
             self.whole[size].0 += said;
             let start = if starts {
                 (LATE * part / f64::from(STARTS)).ln()
@@ -180,13 +222,14 @@ impl Harm {
                 f64::NEG_INFINITY
             };
             self.late[size].0 = add_ln(self.late[size].0, start) + said;
-            if let Some(parts) = bet {
+            if let Some((parts, _)) = bet {
                 won += parts[size] * said.exp();
             }
             self.recent.add(size, said, MOST_RECENT);
         }
-        if bet.is_some() {
-            self.nimble.0 += (KEPT_BACK + (1.0 - KEPT_BACK) * won).ln();
+        if let Some((_, share)) = bet {
+            let staked = share * (1.0 - KEPT_BACK);
+            self.nimble.0 += (1.0 - staked + staked * won).ln();
         }
         self.epochs = self.epochs.saturating_add(1);
     }
@@ -195,9 +238,11 @@ impl Harm {
     pub(super) fn ln(&self) -> f64 {
         let unstarted = STARTS.saturating_sub(self.epochs.div_ceil(EVERY));
         let rest = (LATE * f64::from(unstarted) / f64::from(STARTS)).ln();
-        let all = self.whole.iter().chain(&self.late);
-        let sum = all.fold(self.nimble.0, |sum, term| add_ln(sum, term.0));
-        add_ln(sum, rest)
+        let all = || self.whole.iter().chain(&self.late).map(|term| term.0);
+        let most = all().fold(self.nimble.0.max(rest), f64::max);
+        let part = |ln: f64| (ln - most).exp();
+        let sum = all().map(part).sum::<f64>() + part(self.nimble.0) + part(rest);
+        most + sum.ln()
     }
 }
 

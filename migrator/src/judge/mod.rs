@@ -30,8 +30,11 @@
 //! stop for a shadow whose first five requests at a stage all fail, while the original's do not, is
 //! outside of this count.
 //!
-//! What is counted need not be requests: where sessions keep to their side the requests of one are
-//! not independent, and the unit must be the session. The judge takes whatever counts it is given.
+//! Where sessions keep to their side the requests of one are not independent: a bad client fails all
+//! of its own. The unit is the session then, by the first request that a side has of it (which
+//! request that is does not depend on how it ends, so that the counts are binomial over sessions),
+//! if data planes count sessions; our proxy does. Alarms look at requests all the same: they only
+//! lower a weight, and old sessions that begin to fail are not seen by first requests.
 //!
 //! # Promotion
 //! The absence of harm is no proof. Where a stage asks for it, it takes an e-value of 1/`beta`
@@ -44,6 +47,7 @@ mod explain;
 mod factor;
 mod ledger;
 mod mixture;
+mod neighbour;
 mod pilot;
 mod record;
 mod state;
@@ -61,7 +65,8 @@ mod tests;
 
 pub use alarm::Trouble;
 pub use explain::{Evidence, Flips, ProofEvidence, StreamEvidence};
-pub use ledger::{Increment, Ledger};
+pub use ledger::{Increment, Ledger, Sides};
+pub use neighbour::Neighbour;
 pub use pilot::{Answer, Look, Pilot, Steering};
 pub use record::{RampLine, Replay, replay};
 pub use state::{JudgeState, Past, Task};

@@ -6,6 +6,7 @@ use domain::migration::{JudgeScope, Verdict};
 use domain::{RampPlan, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::alarm::Trouble;
 use super::ledger::Increment;
 use super::state::{JudgeState, Past, Task};
 use super::throttle::{Bounds, Throttle};
@@ -118,6 +119,12 @@ impl Pilot {
     /// The evidence, as the bits of `ln E`.
     pub const fn ln_bits(&self) -> u64 {
         self.judge.ln.0.to_bits()
+    }
+
+    /// Whether the shadow is known to do harm, or an alarm says that it alone is ill just now.
+    pub fn harms(&self, settings: &JudgeSettings) -> bool {
+        let proven = verdict::harm(&self.judge, settings).is_some();
+        proven || self.judge.alarm().0 == Trouble::Shadow
     }
 
     /// The ramp.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alarm::Trouble;
 use super::factor::Margin;
-use super::ledger::Increment;
+use super::ledger::{Increment, Sides};
 use super::mixture::{Exact, Harm, add_ln};
 use super::stream::{Bad, Proof, Stream};
 use super::verdict;
@@ -16,8 +16,8 @@ use crate::settings::JudgeSettings;
 
 /// Parts of the whole that the streams get: failures, slow requests, requests that are far slower
 /// than before. A weighted average of e-processes is one.
-const FAILED: f64 = 0.68;
-const SLOW: f64 = 0.29;
+const FAILED: f64 = 0.75;
+const SLOW: f64 = 0.22;
 const FAR: f64 = 0.03;
 /// An epoch in which the original is silent is waited with for this many times its length.
 const PATIENCE: u64 = 5;
@@ -41,6 +41,17 @@ pub struct Task {
 pub struct Past {
     /// The original before the contention.
     pub baseline: Counts,
+    /// First requests of its sessions, where the service is sticky and data planes count them. If
+    /// they do, sessions are the unit of the whole ramp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Counts>,
+}
+
+impl Past {
+    /// What was counted, in the unit of the ramp.
+    pub fn counted(&self) -> &Counts {
+        self.sessions.as_ref().unwrap_or(&self.baseline)
+    }
 }
 
 /// The evidence of one ramp. It can be put into words (serde) and taken up again bit for bit.
@@ -70,18 +81,41 @@ pub struct JudgeState {
     /// The stream that said most when that was.
     pub(super) words: Option<String>,
     pub(super) trouble: Option<String>,
+    #[serde(default)]
+    pub(super) dying: Dying,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Sides {
-    pub(super) original: Counts,
-    pub(super) shadow: Counts,
+/// Looks that brought failures of the shadow and nothing else, since the last success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Dying {
+    /// Failures.
+    pub(super) failed: u64,
+    /// When the first and the last of them were told.
+    pub(super) since_ms: u64,
+    pub(super) last_ms: u64,
+    /// The original's requests since then, and the failed ones among them.
+    pub(super) original: u64,
+    pub(super) original_failed: u64,
 }
 
-impl Sides {
-    fn add(&mut self, more: &Increment) {
-        self.original.merge(&more.original);
-        self.shadow.merge(&more.shadow);
+impl Dying {
+    fn look(&mut self, at_ms: u64, more: &Increment) {
+        if more.shadow.success > 0 {
+            *self = Self::default();
+            return;
+        }
+        if more.shadow.error > 0 {
+            if self.failed == 0 {
+                self.since_ms = at_ms;
+            }
+            self.failed = self.failed.saturating_add(more.shadow.error);
+            self.last_ms = at_ms;
+        }
+        if self.failed > 0 {
+            let (all, failed) = (more.original.ended(), more.original.error);
+            self.original = self.original.saturating_add(all);
+            self.original_failed = self.original_failed.saturating_add(failed);
+        }
     }
 }
 
@@ -97,7 +131,7 @@ impl JudgeState {
     /// The setting that is out of its range, in words.
     pub fn begin(task: Task, past: Past, settings: &JudgeSettings) -> Result<Self, String> {
         settings.validate()?;
-        let yardstick = Yardstick::new(&past.baseline, settings);
+        let yardstick = Yardstick::new(past.counted(), settings);
         let errors = &yardstick.errors;
         let limit = errors.upper.and_then(|_| limit(errors, settings));
         let live = Some(Harm::new());
@@ -124,6 +158,7 @@ impl JudgeState {
             highest: Exact(0.0),
             words: None,
             trouble: None,
+            dying: Dying::default(),
         };
         state.use_edges(settings);
         state.ask_for_proof(settings);
@@ -148,10 +183,15 @@ impl JudgeState {
     pub fn feed(&mut self, at_ms: u64, more: &Increment, settings: &JudgeSettings) {
         self.now_ms = self.now_ms.max(at_ms);
         self.trouble.clone_from(&more.trouble);
-        self.open.add(more);
-        self.seen.add(more);
-        self.total.add(more);
+        self.seen.add(&more.original, &more.shadow);
+        self.total.add(&more.original, &more.shadow);
+        if !self.by_session() {
+            self.open.add(&more.original, &more.shadow);
+        } else if let Some(sessions) = &more.sessions {
+            self.open.add(&sessions.original, &sessions.shadow);
+        }
         self.look_for_trouble(more, settings);
+        self.dying.look(self.now_ms, more);
         let length = self.now_ms.saturating_sub(self.epoch_began_ms);
         let both =
             ended(&self.open.original) > 0 || length >= PATIENCE.saturating_mul(settings.epoch_ms);
@@ -163,6 +203,12 @@ impl JudgeState {
     /// The verdict, given how old the telemetry is.
     pub fn verdict(&self, age_ms: u64, settings: &JudgeSettings) -> Verdict {
         verdict::of(self, self.elapsed_ms(), age_ms, settings)
+    }
+
+    /// Whether sessions are the unit of what is shown, and not requests. An alarm looks at requests
+    /// all the same: it only lowers a weight.
+    pub(super) const fn by_session(&self) -> bool {
+        self.past.sessions.is_some()
     }
 
     pub(super) const fn now_ms(&self) -> u64 {
@@ -317,9 +363,10 @@ impl JudgeState {
                 most = Some((ln, stream));
             }
         }
-        let words = most.map(|(_, stream)| verdict::words(stream, &self.past));
+        let words = (sum > self.highest.0)
+            .then(|| most.map(|(_, stream)| verdict::words(stream, &self.past)));
         self.ln = Exact(sum);
-        if sum > self.highest.0 {
+        if let Some(words) = words {
             self.highest = Exact(sum);
             self.words = words;
         }

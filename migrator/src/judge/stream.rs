@@ -160,7 +160,7 @@ impl Stream {
             frozen.against_limit(tally, limit, cap, hint);
         }
         self.guess.add(tally);
-        self.hint = self.alarm.likely().cloned();
+        self.hint = limit.and_then(|limit| self.alarm.likely(limit));
     }
 
     /// `ln E` against the live original, and against the frozen share.

@@ -56,6 +56,7 @@ const SOAK: Task = Task {
 fn past(baseline: &Counts) -> Past {
     Past {
         baseline: baseline.clone(),
+        ..Past::default()
     }
 }
 
@@ -63,7 +64,7 @@ fn more(original: &Counts, shadow: &Counts) -> Increment {
     Increment {
         original: original.clone(),
         shadow: shadow.clone(),
-        trouble: None,
+        ..Increment::default()
     }
 }
 
@@ -394,5 +395,86 @@ fn a_state_that_was_stored_and_taken_up_again_goes_on_bit_for_bit() {
         );
         assert_eq!(state.p_value().to_bits(), resumed.p_value().to_bits());
         assert_eq!(verdict(&state), verdict(&resumed));
+    }
+}
+
+/// Both sides' sessions are well or ill, whatever their requests say: one bad client sends many.
+#[test]
+fn where_sessions_are_counted_they_decide_and_not_their_requests() {
+    let settings = settings();
+    let begin = || {
+        let past = Past {
+            baseline: healthy(),
+            sessions: Some(answered(400, 4, 5_000)),
+        };
+        JudgeState::begin(stage(2_000), past, &settings).unwrap()
+    };
+    let sessions =
+        |original: Counts, shadow: Counts| Some(Box::new(super::Sides { original, shadow }));
+    let bad_client = Increment {
+        sessions: sessions(answered(40, 0, 5_000), answered(10, 0, 5_000)),
+        ..more(&answered(400, 0, 5_000), &answered(80, 20, 5_000))
+    };
+    let mut state = begin();
+    (1..=60).for_each(|tick| state.feed(tick * TICK, &bad_client, &settings));
+    assert!(!rolls_back(&state), "{:?}", verdict(&state));
+    assert!(state.evidence(0, &settings).by_session);
+    // An alarm, which only lowers a weight, looks at requests.
+    assert_eq!(state.alarm().0, Trouble::Shadow);
+
+    let bad_shadow = Increment {
+        sessions: sessions(answered(40, 0, 5_000), answered(7, 3, 5_000)),
+        ..more(&answered(400, 0, 5_000), &answered(80, 20, 5_000))
+    };
+    let mut state = begin();
+    (1..=60).for_each(|tick| state.feed(tick * TICK, &bad_shadow, &settings));
+    assert!(rolls_back(&state), "{:?}", verdict(&state));
+
+    // Requests without sessions (another data plane's) prove nothing.
+    let mut state = begin();
+    let others = more(&answered(400, 0, 5_000), &answered(80, 20, 5_000));
+    (1..=60).for_each(|tick| state.feed(tick * TICK, &others, &settings));
+    assert!(!rolls_back(&state), "{:?}", verdict(&state));
+}
+
+#[test]
+fn a_shadow_that_dies_in_the_middle_of_a_stage_is_rolled_back_by_nothing_but_failures() {
+    let settings = settings();
+    let good = more(&answered(5, 0, 5_000), &answered(95, 0, 5_000));
+    let mut state = after(stage(9_500), &healthy(), 40, &good);
+    let at = |state: &mut JudgeState, ms: u64, each: &Increment| {
+        state.feed(40 * TICK + ms, each, &settings);
+    };
+    let dead = more(&answered(1, 0, 5_000), &answered(0, 12, 5_000));
+    let lowered = more(&answered(12, 0, 5_000), &answered(0, 1, 5_000));
+    at(&mut state, 250, &dead);
+    assert!(!rolls_back(&state), "one look is no death");
+    at(&mut state, 800, &lowered);
+    assert!(!rolls_back(&state), "{:?}", verdict(&state));
+    let mut back = state.clone();
+    at(&mut state, 1_300, &lowered);
+    let Verdict::Rollback { reason } = verdict(&state) else {
+        panic!("{:?}", verdict(&state));
+    };
+    assert!(reason.contains("nothing but failures"), "{reason}");
+    // One success, and it is not dead.
+    at(
+        &mut back,
+        1_200,
+        &more(&answered(12, 0, 5_000), &answered(1, 0, 5_000)),
+    );
+    at(&mut back, 1_300, &lowered);
+    assert!(!rolls_back(&back), "{:?}", verdict(&back));
+}
+
+#[test]
+fn a_death_that_the_original_shares_is_none() {
+    let settings = settings();
+    let good = more(&answered(5, 0, 5_000), &answered(95, 0, 5_000));
+    let mut state = after(stage(9_500), &healthy(), 40, &good);
+    let dead = more(&answered(0, 20, 5_000), &answered(0, 12, 5_000));
+    for look in 1..=16 {
+        state.feed(40 * TICK + look * 250, &dead, &settings);
+        assert!(!rolls_back(&state), "{look}: {:?}", verdict(&state));
     }
 }

@@ -7,8 +7,11 @@ use super::state::{JudgeState, Past};
 use super::stream::{Bad, Stream};
 use crate::settings::{AtDeadline, JudgeSettings};
 
-/// So many failed requests and no other make a dead shadow.
+/// So many failed requests and no other make a dead shadow, at the beginning of a stage …
 const DEAD: u64 = 5;
+/// … and so many, over at least so many milliseconds, at any time.
+const DIED: u64 = 8;
+const DIED_MS: u64 = 1_000;
 
 /// The verdict. `Hold` and `Inconclusive` mean: look again.
 pub(super) fn of(
@@ -55,7 +58,7 @@ fn copies_are_over(state: &JudgeState, elapsed_ms: u64, settings: &JudgeSettings
 }
 
 /// In which way the shadow is worse, if it is.
-fn harm(state: &JudgeState, settings: &JudgeSettings) -> Option<String> {
+pub(super) fn harm(state: &JudgeState, settings: &JudgeSettings) -> Option<String> {
     let (shadow, original) = (&state.seen.shadow, &state.seen.original);
     // Outside of alpha, and for the first requests of a stage only. Where the original fails as
     // well, something that both share is ill.
@@ -63,6 +66,16 @@ fn harm(state: &JudgeState, settings: &JudgeSettings) -> Option<String> {
     let alone = original.ended() == 0;
     if shadow.error >= DEAD && shadow.success == 0 && !shared && !alone {
         return Some(format!("all of {} requests failed", shadow.error));
+    }
+    let dying = state.dying;
+    let lasted = dying.last_ms.saturating_sub(dying.since_ms);
+    let alone = dying.original < DEAD;
+    let shared = dying.original_failed.saturating_mul(2) >= dying.original;
+    if dying.failed >= DIED && lasted >= DIED_MS && !alone && !shared {
+        let failed = dying.failed;
+        return Some(format!(
+            "nothing but failures for {lasted} ms: {failed} requests, while the original answers"
+        ));
     }
     if state.highest.0 < -settings.alpha.ln() {
         return None;
@@ -134,8 +147,8 @@ fn missing(state: &JudgeState, settings: &JudgeSettings) -> Option<String> {
 pub(super) fn words(stream: &Stream, past: &Past) -> String {
     let seen = stream.seen;
     let (before_bad, before) = (
-        stream.bad.bad(&past.baseline),
-        stream.bad.all(&past.baseline),
+        stream.bad.bad(past.counted()),
+        stream.bad.all(past.counted()),
     );
     format!(
         "{} of {} requests {}, on the original {} of {}, before {before_bad} of {before}",

@@ -11,8 +11,8 @@ use domain::{
 use store::{Expect, Generation, Key, Kind, StoreError, Transaction, Typed};
 
 use super::ramp::{self, Ramp};
-use super::traffic;
 use super::{Context, Progress};
+use super::{traffic, way_back};
 use crate::driver::{DriverError, OpContext, Opened};
 use crate::room::{self, RoomError};
 
@@ -305,7 +305,7 @@ async fn reserve(
     }
 }
 
-const fn plain(split: WeightSplit) -> RouteTo {
+pub(super) const fn plain(split: WeightSplit) -> RouteTo {
     RouteTo {
         split,
         mirror: false,
@@ -474,6 +474,10 @@ pub(super) async fn publish(
 async fn shift_back(context: &Context, migration: &Migration) -> Result<(), EffectError> {
     if migration.shadow_endpoint.is_none() || current_routing(context, migration).await?.is_none() {
         return Ok(());
+    }
+    // A single writer goes back at once, as it came: both sides never serve at a time.
+    if ramp::may_be_shared(migration.class) {
+        way_back::ease(context, migration).await?;
     }
     route(context, migration, Some(plain(WeightSplit::ORIGINAL))).await?;
     let cluster = side_cluster(&migration.service, &migration.instance, Side::Shadow);

@@ -21,6 +21,7 @@ pub mod ramp;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traffic;
+mod way_back;
 
 use std::sync::Arc;
 

@@ -10,27 +10,35 @@
 //! Looks are stored at least once a second, and before anything that follows from them is done. What
 //! a crash takes is neither in the state nor in the record, and is counted again by the next look.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::migration::{JudgeScope, RouteTo, Verdict};
 use domain::routing::side_cluster;
 use domain::{
     BasisPoints, ConsistencyClass, Hold, Migration, NodeId, Pairs, RoutingState, RoutingStatus,
-    Side, Timestamp, WeightSplit,
+    ServiceId, Side, Timestamp, WeightSplit,
 };
 use serde::{Deserialize, Serialize};
 use store::{Expect, Key, Kind, LogName, Store, StoreError, Transaction};
 
 use super::effects::{self, EffectError};
 use super::{Context, Progress, guard, traffic};
-use crate::judge::{Answer, Evidence, Increment, Ledger, Look, Past, Pilot, RampLine, Steering};
+use crate::judge::{
+    Answer, Evidence, Increment, Ledger, Look, Neighbour, Past, Pilot, RampLine, Steering,
+};
 use crate::pairs::{self, Finding, PairLedger};
 use crate::settings::JudgeSettings;
 
 /// How often the world is looked at.
-const TICK: Duration = Duration::from_millis(250);
-/// A look without anything new is taken, and looks are stored, this often in milliseconds.
+const TICK: Duration = Duration::from_millis(50);
+/// Looks are no nearer to each other than this, in milliseconds: each leaves a line in the record.
+const APART_MS: u64 = 50;
+/// A look without anything new is taken, looks are stored, and guards are asked, this often in
+/// milliseconds.
 const LEAST_MS: u64 = 1_000;
+/// A service with fewer sessions before the ramp is judged by requests.
+const LEAST_SESSIONS: u64 = 20;
 /// Data planes that have not applied a weight by then are a failure, in milliseconds.
 const APPLY_MS: u64 = 60_000;
 
@@ -45,6 +53,9 @@ pub struct RampRecord {
     pub ledger: Ledger,
     /// The settings of the last look.
     pub settings: JudgeSettings,
+    /// The services beside the shadow, as they were when it began.
+    #[serde(default)]
+    pub neighbours: BTreeMap<ServiceId, Neighbour>,
 }
 
 /// Name of the record of a ramp's looks: [`RampLine`]s.
@@ -92,6 +103,15 @@ pub(super) async fn split(
     Ok(share(weight).min(to.split))
 }
 
+/// Whether the shadow of a migration is known or thought to do harm.
+pub(super) async fn harms(context: &Context, migration: &Migration) -> Result<bool, EffectError> {
+    let Some(record) = context.store.get(&key(migration)).await? else {
+        return Ok(false);
+    };
+    let ramp: RampRecord = record.parse()?.value;
+    Ok(ramp.pilot.harms(&ramp.settings))
+}
+
 fn share(weight: u32) -> WeightSplit {
     WeightSplit::shadow_share(BasisPoints::new(weight).unwrap_or(BasisPoints::ALL))
 }
@@ -109,6 +129,8 @@ pub(super) struct Ramp<'a> {
     /// The weight that is published, and its revision and time while it is not applied.
     weight: u32,
     asked: Option<(u64, u64)>,
+    /// What the guards said, and when.
+    guarded: Option<(u64, Option<String>)>,
     /// While requests are copied: what both sides answered to them.
     pairs: Option<PairLedger>,
 }
@@ -136,6 +158,7 @@ impl<'a> Ramp<'a> {
             looked_ms: None,
             weight: 0,
             asked: None,
+            guarded: None,
             pairs: None,
         };
         if scope == JudgeScope::Mirror {
@@ -188,6 +211,10 @@ impl<'a> Ramp<'a> {
     /// Takes in what was reported since the last look, unless that is nothing.
     async fn look(&mut self) -> Result<Option<Answer>, EffectError> {
         let (context, migration) = (self.context, self.migration);
+        let apart = |last: u64| self.at_ms().saturating_sub(last) < APART_MS;
+        if self.looked_ms.is_some_and(apart) {
+            return Ok(None);
+        }
         let traffic = traffic::traffic(context, migration).await?;
         let nodes = traffic::nodes(context, migration).await?;
         let began = self.record.began;
@@ -213,6 +240,7 @@ impl<'a> Ramp<'a> {
             return Ok(None);
         }
         self.looked_ms = Some(at_ms);
+        let guarded = self.guard(at_ms).await?;
         let look = Look {
             at_ms,
             clock: now,
@@ -224,7 +252,7 @@ impl<'a> Ramp<'a> {
                 // While pairs are missing the ramp does not begin.
                 Some(Finding::Wait(reason)) => Some(reason.clone()),
                 Some(Finding::Proven(_) | Finding::Fine(_)) => None,
-                None => guard::against_more(context, migration, self.weight).await?,
+                None => guarded,
             },
         };
         self.record.ledger = ledger;
@@ -242,6 +270,20 @@ impl<'a> Ramp<'a> {
         answer.verdict = with_pairs(answer.verdict, finding);
         self.store(at_ms, &answer, evidence).await?;
         Ok(Some(answer))
+    }
+
+    /// What the guards say; while requests are copied they only begin to watch.
+    async fn guard(&mut self, at_ms: u64) -> Result<Option<String>, EffectError> {
+        if let Some((last, said)) = &self.guarded
+            && at_ms.saturating_sub(*last) < LEAST_MS
+        {
+            return Ok(said.clone());
+        }
+        let neighbours = &mut self.record.neighbours;
+        let (context, migration) = (self.context, self.migration);
+        let said = guard::against_more(context, migration, self.weight, neighbours).await?;
+        self.guarded = Some((at_ms, said.clone()));
+        Ok(said)
     }
 
     /// Stores state, record and what is shown, where something follows or it is time.
@@ -344,7 +386,7 @@ fn with_pairs(verdict: Verdict, finding: Option<Finding>) -> Verdict {
 
 /// Whether both sides may be given requests. A single writer's shadow has all of them: a share
 /// beside the writer would read what is old, and write nowhere.
-const fn may_be_shared(class: ConsistencyClass) -> bool {
+pub(super) const fn may_be_shared(class: ConsistencyClass) -> bool {
     match class {
         ConsistencyClass::Stateless
         | ConsistencyClass::SharedState
@@ -365,6 +407,10 @@ async fn begin(
     let total = |cluster: &str| start.as_ref().map(|t| t.cluster(cluster));
     let past = Past {
         baseline: total(migration.service.as_str()).unwrap_or_default(),
+        sessions: start
+            .as_ref()
+            .map(|traffic| traffic.sessions(migration.service.as_str()))
+            .filter(|sessions| sessions.ended() >= LEAST_SESSIONS),
     };
     let plan = if may_be_shared(migration.class) {
         migration.ramp.clone()
@@ -386,6 +432,7 @@ async fn begin(
         pilot,
         ledger: Ledger::begin(name(Side::Original), name(Side::Shadow), start.as_ref()),
         settings,
+        neighbours: BTreeMap::new(),
     })
 }
 

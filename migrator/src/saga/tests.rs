@@ -142,7 +142,7 @@ pub(crate) async fn put<T: Serialize>(store: &dyn Store, kind: Kind, id: &str, v
 }
 
 /// A store with hosts and instance, and the leadership.
-async fn context() -> Context {
+pub(crate) async fn context() -> Context {
     let store: SharedStore = Arc::new(MemoryStore::new());
     for name in ["a", "b"] {
         let host = Host {

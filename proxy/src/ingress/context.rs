@@ -65,6 +65,8 @@ pub(super) struct Plan {
     pub(super) _table: Arc<RoutingTable>,
     pub(super) route: Arc<Route>,
     pub(super) selection: Selection,
+    /// Hash of the session's name, where that chooses.
+    pub(super) session: Option<u64>,
     pub(super) picked: Option<Picked>,
     /// The same endpoint is to be tried again, on a fresh connection.
     pub(super) again: bool,

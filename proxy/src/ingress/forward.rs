@@ -75,6 +75,7 @@ impl Forwarder {
             _table: found.table,
             route: found.route,
             selection: Selection::new(point),
+            session: key,
             picked: None,
             again: false,
             _under_way: under_way,
@@ -189,7 +190,14 @@ impl ProxyHttp for Forwarder {
         }
         let target = |index: usize| plan.route.targets.get(index);
         if let Some(first) = plan.selection.first_choice().and_then(target) {
-            request.tally.chosen(&first.cluster.counters);
+            let counters = &first.cluster.counters;
+            match plan.session {
+                Some(session) => {
+                    let now_ms = self.shared.now_ms();
+                    request.tally.chosen_by(counters, session, now_ms);
+                }
+                None => request.tally.chosen(counters),
+            }
         }
         let Some((picked, target)) = plan
             .picked

@@ -1,10 +1,12 @@
 //! The counters of one cluster.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use domain::{Counts, LATENCY_EDGES_US, LatencyHistogram};
+
+use super::sessions::Sessions;
 
 /// Number of latency buckets.
 const BUCKETS: usize = LATENCY_EDGES_US.len() + 1;
@@ -32,25 +34,56 @@ impl Outcome {
 }
 
 /// The counters of one cluster; cheap to add to from any thread.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Counters {
-    success: AtomicU64,
-    error: AtomicU64,
+    ended: Ended,
     cancelled: AtomicU64,
     issued: AtomicU64,
     in_progress: AtomicU64,
+    /// Of a sticky service: which sessions are known, and how their first requests ended.
+    sessions: OnceLock<(Sessions, Ended)>,
+}
+
+/// How requests ended.
+#[derive(Debug)]
+struct Ended {
+    success: AtomicU64,
+    error: AtomicU64,
     latency: [AtomicU64; BUCKETS],
 }
 
-impl Default for Counters {
+impl Default for Ended {
     fn default() -> Self {
         Self {
             success: AtomicU64::new(0),
             error: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
-            issued: AtomicU64::new(0),
-            in_progress: AtomicU64::new(0),
             latency: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+impl Ended {
+    /// Counts a request; one that was cancelled did not end.
+    fn count(&self, outcome: Outcome, took: Duration) {
+        let counter = match outcome {
+            Outcome::Success => &self.success,
+            Outcome::Error => &self.error,
+            Outcome::Cancelled => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.latency.get(LatencyHistogram::bucket(micros)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn counts(&self, in_progress: u64) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            success: read(&self.success),
+            error: read(&self.error),
+            in_progress,
+            latency: self.latency.iter().map(read).collect::<Vec<u64>>().into(),
         }
     }
 }
@@ -64,23 +97,30 @@ pub struct Snapshot {
     pub issued: u64,
     /// Given up by the client.
     pub cancelled: u64,
+    /// The first requests of sessions, where a header chooses.
+    pub sessions: Counts,
 }
 
 impl Counters {
     /// Counts an ended request.
     pub fn ended(&self, outcome: Outcome, took: Duration) {
-        let counter = match outcome {
-            Outcome::Success => &self.success,
-            Outcome::Error => &self.error,
-            Outcome::Cancelled => {
-                self.cancelled.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        if let Some(bucket) = self.latency.get(LatencyHistogram::bucket(micros)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
+        if outcome == Outcome::Cancelled {
+            self.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+        self.ended.count(outcome, took);
+    }
+
+    /// Whether a request is the first one of its session here, by the hash of the session's name.
+    pub fn is_first_of(&self, session: u64, now_ms: u64) -> bool {
+        let begin = || (Sessions::new(now_ms), Ended::default());
+        let (sessions, _) = self.sessions.get_or_init(begin);
+        sessions.is_first(session, now_ms)
+    }
+
+    /// Counts an ended request as its session's.
+    pub fn session_ended(&self, outcome: Outcome, took: Duration) {
+        if let Some((_, ended)) = self.sessions.get() {
+            ended.count(outcome, took);
         }
     }
 
@@ -93,14 +133,13 @@ impl Counters {
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Snapshot {
-            counts: Counts {
-                success: read(&self.success),
-                error: read(&self.error),
-                in_progress: read(&self.in_progress),
-                latency: self.latency.iter().map(read).collect::<Vec<u64>>().into(),
-            },
+            counts: self.ended.counts(read(&self.in_progress)),
             issued: read(&self.issued),
             cancelled: read(&self.cancelled),
+            sessions: match self.sessions.get() {
+                Some((_, ended)) => ended.counts(0),
+                None => Counts::default(),
+            },
         }
     }
 }

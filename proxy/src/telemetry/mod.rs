@@ -10,10 +10,13 @@
 //! - Latency is measured from the request's header to the end of the answer, for every request
 //!   that is counted as success or error.
 //! - In progress means: sent or being sent to that cluster now, first or later.
+//! - Where a header chooses, the first request that a cluster has of every session is counted once
+//!   more, as a session.
 
 mod counters;
 pub(crate) mod lrs;
 mod registry;
+mod sessions;
 mod tally;
 
 pub use counters::{Counters, InProgress, Outcome, Snapshot};

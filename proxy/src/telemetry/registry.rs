@@ -98,6 +98,7 @@ fn stats(
     since_last: Duration,
 ) -> Option<ClusterStats> {
     let news = now.counts.since(&reported.counts);
+    let sessions = now.sessions.since(&reported.sessions);
     let issued = now.issued.saturating_sub(reported.issued);
     let quiet = news.ended() == 0 && issued == 0 && news.latency.total() == 0;
     // What was in progress in the last report and is not any more is said by leaving it out.
@@ -119,6 +120,7 @@ fn stats(
         load_metric_stats: latencies
             .map(|(index, &count)| (api::latency::bucket_metric(index), count))
             .chain(api::pairs::metrics(pairs))
+            .chain(api::sessions::metrics(&sessions))
             .map(|(metric_name, count)| EndpointLoadMetricStats {
                 metric_name,
                 num_requests_finished_with_metric: count,

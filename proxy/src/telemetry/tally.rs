@@ -10,6 +10,8 @@ use super::counters::{Counters, InProgress, Outcome};
 #[derive(Debug, Default)]
 pub struct Tally {
     owner: Option<Arc<Counters>>,
+    /// Whether it is the first one of its session there.
+    first: bool,
     counted: bool,
     active: Option<(Arc<Counters>, InProgress)>,
 }
@@ -18,6 +20,14 @@ impl Tally {
     /// The weights chose this cluster: the request is counted there.
     pub fn chosen(&mut self, counters: &Arc<Counters>) {
         self.owner.get_or_insert_with(|| Arc::clone(counters));
+    }
+
+    /// The same for a request of a session, by the hash of the session's name.
+    pub fn chosen_by(&mut self, counters: &Arc<Counters>, session: u64, now_ms: u64) {
+        if self.owner.is_none() {
+            self.first = counters.is_first_of(session, now_ms);
+            self.chosen(counters);
+        }
     }
 
     /// The request goes to this cluster now. If that is not the one it is counted for, that one
@@ -52,6 +62,9 @@ impl Tally {
         {
             self.counted = true;
             owner.ended(outcome, took);
+            if self.first {
+                owner.session_ended(outcome, took);
+            }
         }
     }
 }
@@ -85,6 +98,29 @@ mod tests {
         assert_eq!((second.counts.ended(), second.issued), (0, 1));
         assert_eq!(first.counts.in_progress + second.counts.in_progress, 0);
         assert_eq!(first.counts.latency.total(), 1);
+    }
+
+    #[test]
+    fn a_session_is_counted_once_by_the_cluster_that_was_chosen_and_others_not_at_all() {
+        let cluster = Arc::new(Counters::default());
+        for (session, outcome) in [
+            (Some(7), Outcome::Error),
+            (Some(7), Outcome::Error),
+            (Some(8), Outcome::Success),
+            (None, Outcome::Error),
+        ] {
+            let mut tally = Tally::default();
+            match session {
+                Some(session) => tally.chosen_by(&cluster, session, 5),
+                None => tally.chosen(&cluster),
+            }
+            tally.attempt(&cluster, Duration::ZERO);
+            tally.end(outcome, Duration::from_millis(3));
+        }
+        let totals = cluster.snapshot();
+        assert_eq!((totals.counts.success, totals.counts.error), (1, 3));
+        assert_eq!((totals.sessions.success, totals.sessions.error), (1, 1));
+        assert_eq!(totals.sessions.latency.total(), 2);
     }
 
     #[test]

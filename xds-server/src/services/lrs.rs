@@ -1,7 +1,9 @@
 //! The load reporting service.
 
 use std::pin::Pin;
+use std::time::Duration;
 
+use api::envoy::envoy::config::endpoint::v3::ClusterStats;
 use api::envoy::envoy::service::load_stats::v3::{
     LoadStatsRequest, LoadStatsResponse, load_reporting_service_server::LoadReportingService,
 };
@@ -20,9 +22,39 @@ pub(crate) struct Lrs(pub(crate) Shared);
 
 type Out = mpsc::Sender<Result<LoadStatsResponse, Status>>;
 
+/// While an instance is under migration and more than this many requests of it come in one report,
+/// whoever judges it is told twice as often, down to [`OFTEN`]; with fewer than [`LITTLE`] half as
+/// often again.
+const MUCH: u64 = 100;
+/// See [`MUCH`].
+const LITTLE: u64 = 20;
+/// The shortest time between reports that is asked for.
+const OFTEN: Duration = Duration::from_millis(60);
+
+/// How often to ask for reports after one with so many requests.
+fn interval(asked: Duration, usual: Duration, requests: u64) -> Duration {
+    let often = OFTEN.min(usual);
+    match requests {
+        MUCH.. => (asked / 2).max(often),
+        LITTLE.. => asked,
+        _ => (asked * 2).min(usual),
+    }
+}
+
+/// Requests to the clusters of instances under migration in one report.
+fn migrating(stats: &[ClusterStats]) -> u64 {
+    let temporary = stats
+        .iter()
+        .filter(|stats| stats.cluster_name.contains('~'));
+    let localities = temporary.flat_map(|stats| &stats.upstream_locality_stats);
+    localities.fold(0, |sum, locality| {
+        sum.saturating_add(locality.total_successful_requests)
+            .saturating_add(locality.total_error_requests)
+    })
+}
+
 impl Lrs {
-    fn wishes(&self) -> LoadStatsResponse {
-        let interval = self.0.report_interval;
+    fn wishes(interval: Duration) -> LoadStatsResponse {
         LoadStatsResponse {
             clusters: Vec::new(),
             send_all_clusters: true,
@@ -39,7 +71,7 @@ async fn read(
     shared: &Shared,
     peer: &Peer,
     mut reports: tonic::Streaming<LoadStatsRequest>,
-    wishes: LoadStatsResponse,
+    usual: Duration,
     out: &Out,
 ) {
     let Ok(Some(first)) = reports.message().await else {
@@ -62,9 +94,10 @@ async fn read(
     if holds {
         shared.telemetry.can_hold(&node);
     }
-    if out.send(Ok(wishes)).await.is_err() {
+    if out.send(Ok(Lrs::wishes(usual))).await.is_err() {
         return;
     }
+    let mut asked = usual;
     loop {
         let message = tokio::select! {
             biased;
@@ -76,6 +109,11 @@ async fn read(
         shared
             .telemetry
             .load(&node, session, &report.cluster_stats, shared.clock.now());
+        let wanted = interval(asked, usual, migrating(&report.cluster_stats));
+        // One that does not read its answers is asked again at its next report.
+        if wanted != asked && out.try_send(Ok(Lrs::wishes(wanted))).is_ok() {
+            asked = wanted;
+        }
     }
 }
 
@@ -91,15 +129,58 @@ impl LoadReportingService for Lrs {
         let peer = Peer::of(request.extensions());
         let slot = self.0.telemetry_slot()?;
         let (out, inbox) = mpsc::channel(1);
-        let (shared, wishes) = (self.0.clone(), self.wishes());
+        let (shared, usual) = (self.0.clone(), self.0.report_interval);
         self.0.tasks.spawn(async move {
             tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => {}
-                () = read(&shared, &peer, request.into_inner(), wishes, &out) => {}
+                () = read(&shared, &peer, request.into_inner(), usual, &out) => {}
             }
             drop(slot);
         });
         Ok(tonic::Response::new(Box::pin(ReceiverStream::new(inbox))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::envoy::envoy::config::endpoint::v3::UpstreamLocalityStats;
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_much_to_report_of_a_migration_is_asked_more_often_until_that_is_over() {
+        let usual = Duration::from_millis(250);
+        let mut asked = usual;
+        for expected in [125, 62, 60, 60] {
+            asked = interval(asked, usual, 5_000);
+            assert_eq!(asked.as_millis(), expected);
+        }
+        assert_eq!(interval(asked, usual, 50), asked);
+        for expected in [120, 240, 250, 250] {
+            asked = interval(asked, usual, 0);
+            assert_eq!(asked.as_millis(), expected);
+        }
+        let short = Duration::from_millis(50);
+        assert_eq!(interval(short, short, 5_000), short);
+    }
+
+    #[test]
+    fn only_clusters_of_a_migration_count() {
+        let stats = |name: &str, good, bad| ClusterStats {
+            cluster_name: name.to_owned(),
+            upstream_locality_stats: vec![UpstreamLocalityStats {
+                total_successful_requests: good,
+                total_error_requests: bad,
+                ..UpstreamLocalityStats::default()
+            }],
+            ..ClusterStats::default()
+        };
+        let all = [
+            stats("shop", 900, 9),
+            stats("shop~i~shadow", 7, 2),
+            stats("shop~i~original", 5, 0),
+        ];
+        assert_eq!(migrating(&all), 14);
     }
 }

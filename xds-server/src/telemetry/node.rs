@@ -28,6 +28,7 @@ struct ClusterState {
     from_logs: LatencyHistogram,
     pairs: Pairs,
     metrics: BTreeMap<String, NamedMetric>,
+    sessions: Counts,
     seen_at: Timestamp,
 }
 
@@ -133,6 +134,7 @@ impl NodeState {
         let clusters = mine().map(|(name, cluster)| (name.clone(), self.counts(cluster)));
         let pairs = mine().map(|(name, cluster)| (name.clone(), cluster.pairs.clone()));
         let metrics = mine().map(|(name, cluster)| (name.clone(), cluster.metrics.clone()));
+        let sessions = mine().map(|(name, cluster)| (name.clone(), cluster.sessions.clone()));
         NodeTraffic {
             session: self.session.get(),
             reported_at: self.reported_at,
@@ -141,6 +143,7 @@ impl NodeState {
             clusters: clusters.collect(),
             pairs: pairs.filter(|(_, pairs)| !pairs.is_empty()).collect(),
             metrics: metrics.filter(|(_, metrics)| !metrics.is_empty()).collect(),
+            sessions: sessions.filter(|(_, some)| some.ended() > 0).collect(),
         }
     }
 
@@ -173,12 +176,16 @@ impl ClusterState {
                 self.from_loads
                     .add(bucket, metric.num_requests_finished_with_metric);
                 measures = true;
-            } else if !api::pairs::add(
-                &mut self.pairs,
-                &metric.metric_name,
-                metric.num_requests_finished_with_metric,
-            ) {
-                self.add_metric(metric);
+            } else {
+                let (name, count) = (
+                    &metric.metric_name,
+                    metric.num_requests_finished_with_metric,
+                );
+                if !(api::pairs::add(&mut self.pairs, name, count)
+                    || api::sessions::add(&mut self.sessions, name, count))
+                {
+                    self.add_metric(metric);
+                }
             }
         }
         measures

@@ -27,6 +27,9 @@ const PERIOD_US: u64 = 20_000;
 /// The kernel takes no smaller quota.
 const LEAST_QUOTA_US: u64 = 1_000;
 
+/// The machine's pressure.
+const PRESSURE: &str = "/proc/pressure/cpu";
+
 /// Where control groups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -78,6 +81,16 @@ pub(super) struct Cgroups {
 fn is_systems_own(group: &str) -> bool {
     let slices = ["/user.slice/", "/system.slice/", "/init.scope"];
     group == "/" || slices.iter().any(|slice| group.starts_with(slice))
+}
+
+/// `avg10` of the line `some avg10=1.23 avg60=…` of a pressure file, as a share.
+fn waited(text: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let percent = line
+        .split_whitespace()
+        .find_map(|field| field.strip_prefix("avg10="))?;
+    let percent: f64 = percent.parse().ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
 
 /// This process's group for a controller (`""` for the unified tree), from `/proc/self/cgroup`.
@@ -314,6 +327,22 @@ impl Cgroups {
         }
     }
 
+    /// The share of the last ten seconds in which something on a host waited for a processor: of its
+    /// group under unified control groups, and of the machine where the host is all of it.
+    pub(super) fn pressure(&self, host: &Host) -> Option<f64> {
+        let whole = host.cpus.is_empty() && host.capacity.cpu.is_none();
+        let file = match &self.layout {
+            Layout::Unified => self
+                .mount
+                .join(&self.base)
+                .join(host.id.as_str())
+                .join("cpu.pressure"),
+            Layout::PerController(_) | Layout::Absent if whole => PathBuf::from(PRESSURE),
+            Layout::PerController(_) | Layout::Absent => return None,
+        };
+        waited(&fs::read_to_string(file).ok()?)
+    }
+
     /// Removes a replica's groups, and its host's when nothing else is in them. `false` when one
     /// of the replica's is still busy: the kernel takes a moment to let go of a killed process.
     #[must_use]
@@ -434,6 +463,22 @@ fn limit_unified(group: &Path, host: &Host) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_is_read_from_the_kernels_words_and_from_nothing_else() {
+        let text = "some avg10=12.50 avg60=1.00 avg300=0.10 total=123\nfull avg10=1.00 avg60=0.00 avg300=0.00 total=1\n";
+        assert_eq!(waited(text), Some(0.125));
+        for text in [
+            "",
+            "full avg10=1.00",
+            "some avg60=1.0",
+            "some avg10=much",
+            "some avg10=NaN",
+            "some avg10=-1",
+        ] {
+            assert_eq!(waited(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_group_that_somebody_else_set_up_is_not_left() {
