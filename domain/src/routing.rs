@@ -63,10 +63,6 @@ pub enum Hold {
 
 impl Hold {
     /// Whether nothing waits.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde asks for a reference"
-    )]
     pub const fn is_off(&self) -> bool {
         matches!(self, Self::Off)
     }

@@ -18,8 +18,8 @@
 
 mod admin;
 pub mod config;
-mod identity;
 mod hold;
+mod identity;
 mod ingress;
 pub mod last_good;
 mod mirror;

@@ -273,7 +273,7 @@ async fn client_loop(watch: Arc<Watch>, proxy: SocketAddr, number: u64) {
     let mut turn = number;
     while !watch.stop.load(Ordering::SeqCst) {
         turn += 1;
-        let write = turn % 2 == 0;
+        let write = turn.is_multiple_of(2);
         let value = watch.value.fetch_add(1, Ordering::SeqCst) + 1;
         let request = if write {
             let body = if counts {

@@ -291,15 +291,15 @@ impl World {
             self.now += 1;
             self.clock += 1;
             let calm = self.now > STORMY;
-            if !calm {
-                self.strike();
-            } else {
+            if calm {
                 for replica in &mut self.replicas {
                     replica.up = replica.exists;
                 }
                 for proxy in &mut self.proxies {
                     proxy.connected = true;
                 }
+            } else {
+                self.strike();
             }
             match self.dice.below(10) {
                 0..=2 => self.client(),
@@ -804,20 +804,15 @@ impl World {
             at: Timestamp(self.clock),
             what,
         };
-        match step(&self.record, event) {
-            Ok((next, effects)) => {
-                self.record = next;
-                if let Some(effect) = effects.into_iter().next() {
-                    self.doing = Doing::Work(effect);
-                }
+        if let Ok((next, effects)) = step(&self.record, event) {
+            self.record = next;
+            if let Some(effect) = effects.into_iter().next() {
+                self.doing = Doing::Work(effect);
             }
+        } else if !self.record.phase.is_final() {
             // An answer to what is over already.
-            Err(_) => {
-                let epoch = self.record.epoch;
-                if !self.record.phase.is_final() {
-                    self.doing = Doing::Got(What::TakenOver { epoch });
-                }
-            }
+            let epoch = self.record.epoch;
+            self.doing = Doing::Got(What::TakenOver { epoch });
         }
     }
 }

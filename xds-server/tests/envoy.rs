@@ -346,7 +346,11 @@ async fn breaker() -> domain::Endpoint {
 
 async fn left_out(envoy: &Envoy, http: &Http) -> String {
     let path = "/stats?filter=cluster.shop.outlier_detection.ejections_active";
-    http.get(envoy.admin, path, "admin").await.1.trim().to_owned()
+    http.get(envoy.admin, path, "admin")
+        .await
+        .1
+        .trim()
+        .to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -285,7 +285,9 @@ fn what_a_node_of_another_replica_still_routes_to_stays_here_until_it_has_the_ne
     let id = scene.service.id.clone();
     let before = scene.revision();
     fleet.gate.met(node.clone(), 100);
-    fleet.gate.hear(&id, "other", Some(word(&node, before, true)));
+    fleet
+        .gate
+        .hear(&id, "other", Some(word(&node, before, true)));
     let scene = scene.commit(1);
     fleet.set(&scene.inputs());
     fleet.settle();

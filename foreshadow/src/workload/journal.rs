@@ -82,16 +82,15 @@ fn decode(line: &str) -> Option<Record> {
         return None;
     }
     let (key, change) = payload.split_once(' ')?;
-    let (key, change) = match key.strip_suffix('+') {
-        Some(key) => (key, Change::Add(change.parse().ok()?)),
-        None => {
-            let digits = change.as_bytes().chunks(2);
-            let value: Option<Vec<u8>> = digits
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-                .collect();
-            let value = value.filter(|value| value.len() <= MAX_VALUE)?;
-            (key, Change::Set(value))
-        }
+    let (key, change) = if let Some(key) = key.strip_suffix('+') {
+        (key, Change::Add(change.parse().ok()?))
+    } else {
+        let digits = change.as_bytes().chunks(2);
+        let value: Option<Vec<u8>> = digits
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect();
+        let value = value.filter(|value| value.len() <= MAX_VALUE)?;
+        (key, Change::Set(value))
     };
     is_key(key).then(|| Record {
         key: key.to_owned(),

@@ -112,13 +112,12 @@ fn assemble(options: &WorkloadOptions) -> Result<Shared, WorkloadError> {
         let path = path.to_owned();
         move |error| WorkloadError::File { what, path, error }
     };
-    let (single, journal_path) = match &options.journal {
-        Some(journal) => (None, journal.clone()),
-        None => {
-            let single = Single::open_state(&options.state, &options.role)
-                .map_err(file("state", &options.state))?;
-            (Some(Arc::new(single)), options.state.join("journal"))
-        }
+    let (single, journal_path) = if let Some(journal) = &options.journal {
+        (None, journal.clone())
+    } else {
+        let single = Single::open_state(&options.state, &options.role)
+            .map_err(file("state", &options.state))?;
+        (Some(Arc::new(single)), options.state.join("journal"))
     };
     let journal = Writer::open(&journal_path).map_err(file("journal", &journal_path))?;
     let shard_bytes = usize::from(options.shard_kib) * 1024;

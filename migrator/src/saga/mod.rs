@@ -190,8 +190,10 @@ async fn carry_out(
     let work = effects::carry_out(context, migration, generation, effect);
     let waits = match effect.kind {
         EffectKind::Route(_) | EffectKind::Judge(_) | EffectKind::AwaitDrain => true,
-        EffectKind::FreezeWrites | EffectKind::CatchUp | EffectKind::OpenWrites => false,
-        EffectKind::Reserve
+        EffectKind::FreezeWrites
+        | EffectKind::CatchUp
+        | EffectKind::OpenWrites
+        | EffectKind::Reserve
         | EffectKind::PrepareShadow
         | EffectKind::SyncRound
         | EffectKind::Fork

@@ -106,6 +106,7 @@ mod tests {
                 shadow: endpoint,
                 split: WeightSplit::shadow_share(BasisPoints::new(shadow).unwrap()),
                 mirror: false,
+                hold: domain::Hold::Off,
             }),
         };
         put(&*context.store, Kind::Routing, "shop", &routing).await;
