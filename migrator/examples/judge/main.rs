@@ -42,7 +42,8 @@ struct Run {
     end: Option<End>,
     /// Seconds from the onset to the end.
     after_s: f64,
-    /// Seconds from the onset until the shadow had no more than 2 % of the traffic.
+    /// Seconds from the onset until the shadow had no more than 2 % of the traffic, or about a request a
+    /// second if that is more.
     lowered_s: f64,
     /// Bad answers of the shadow beyond what the original would have given.
     excess: f64,
@@ -59,6 +60,8 @@ fn run(cell: &Cell, make: Make, seed: u64, longest: u32) -> Run {
     let mut excess = 0.0;
     let mut lowered_s = f64::INFINITY;
     let looks = rule.looks();
+    // Less than about a request a second would tell nothing any more.
+    let least = (1.2 / cell.rate).max(0.02);
     for look in 0..longest * looks {
         let second = look / looks;
         let after_s = f64::from(look + 1) / f64::from(looks) - f64::from(cell.from_s);
@@ -66,7 +69,7 @@ fn run(cell: &Cell, make: Make, seed: u64, longest: u32) -> Run {
         let [original, shadow] = world.part(second, shares, 1.0 / f64::from(looks));
         excess += world.excess(&shadow.requests, second);
         let end = rule.look(&original, &shadow);
-        if after_s > 0.0 && rule.shadow_share() <= 0.02 {
+        if after_s > 0.0 && rule.shadow_share() <= least {
             lowered_s = lowered_s.min(after_s);
         }
         if end.is_some() {

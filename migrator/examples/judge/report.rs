@@ -142,9 +142,7 @@ pub(crate) fn promises(rows: &[Row], tick_us: f64) {
     let beyond = harmful()
         .map(|row| row.mean_excess - row.floor)
         .fold(0.0, f64::max);
-    // At 5 requests a second one in a second is a fifth of them, and is needed to know more.
-    let dying =
-        || harmful().filter(|row| row.cell.starts_with("dies") && !row.cell.contains(", 5 rps"));
+    let dying = || harmful().filter(|row| row.cell.starts_with("dies"));
     let dead = dying().map(|row| row.lowered_s).fold(0.0, f64::max);
     let worst = harmless().map(|row| row.percent()).fold(0.0, f64::max);
     // Where traffic is so thin that no ramp of 40 minutes can know, the share caught is no promise.
