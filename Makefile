@@ -72,8 +72,8 @@ bench-pairs: ## how many copied requests show that a shadow is not like its orig
 cutovers: build ## SEEDS=10000 simulated cut-overs of a single writer full of faults, and real ones
 	FORESHADOW_CUTOVERS=$(or $(SEEDS),10000) $(CARGO) test $(CARGO_FLAGS) -p foreshadow-tests --test cutover -- --nocapture
 
-bench-cutover: build ## how long a single writer's writes stand still while it moves, MOVES=40 times
-	MOVES=$(or $(MOVES),40) $(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-tests --example cutover
+bench-cutover: build ## how long a single writer's writes stand still while it moves, MOVES=100 times
+	MOVES=$(or $(MOVES),100) $(CARGO) run $(CARGO_FLAGS) --quiet -p foreshadow-tests --example cutover
 
 cgroup2: ## the process driver under unified control groups, in a virtual machine
 	tests/vm/cgroup2

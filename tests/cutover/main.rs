@@ -153,7 +153,7 @@ fn a_real_cut_over_that_is_too_slow_or_not_wanted_any_more_gives_the_writes_back
             migrator.limits.freeze_ms = 10_000;
             let all = domain::Stage {
                 shadow: domain::BasisPoints::ALL,
-                hold_ms: 60_000,
+                hold_ms: 8_000,
             };
             migrator.ramp = domain::RampPlan::new(vec![all]).unwrap();
         })
