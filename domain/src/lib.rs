@@ -35,6 +35,8 @@ pub use ramp::{HarmBudget, HoldWindow, RampError, RampPlan, RampPolicy, Stage};
 pub use routing::{
     KnownNode, MigrationRouting, NodeProgress, Routing, RoutingState, RoutingStatus, ZeroTraffic,
 };
-pub use traffic::{Counts, LATENCY_EDGES_US, LatencyHistogram, NodeTraffic, Side, Traffic};
+pub use traffic::{
+    Counts, LATENCY_EDGES_US, LatencyHistogram, NamedMetric, NodeTraffic, Side, Traffic,
+};
 pub use units::{BasisPoints, Epoch, Resource, Resources, Timestamp, UnitError};
 pub use weight::WeightSplit;

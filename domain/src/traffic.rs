@@ -202,6 +202,44 @@ pub struct NodeTraffic {
     /// What paired answers said, per cluster of a shadow.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pairs: BTreeMap<String, Pairs>,
+    /// What the instances say of themselves in their answers (ORCA), per cluster and name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, BTreeMap<String, NamedMetric>>,
+}
+
+/// A number that instances give with their answers, added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NamedMetric {
+    /// Answers that gave it.
+    pub answers: u64,
+    /// Sum over these answers, in millionths.
+    pub sum_millionths: i64,
+}
+
+impl NamedMetric {
+    /// Adds what `answers` answers gave together. What is no number adds nothing.
+    pub fn add(&mut self, answers: u64, sum: f64) {
+        if !sum.is_finite() {
+            return;
+        }
+        self.answers = self.answers.saturating_add(answers);
+        self.sum_millionths = self.sum_millionths.saturating_add(millionths(sum));
+    }
+
+    /// Mean over the answers; `None` without any.
+    pub fn mean(self) -> Option<f64> {
+        let answers = self.answers as f64;
+        (self.answers > 0).then(|| self.sum_millionths as f64 / 1e6 / answers)
+    }
+}
+
+/// The nearest millionth; what is out of range is taken for the range's end.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a float that is out of range becomes the nearest whole number, which is what is wanted"
+)]
+fn millionths(value: f64) -> i64 {
+    (value * 1e6).round() as i64
 }
 
 /// What all nodes have reported about one service.
@@ -288,6 +326,19 @@ mod tests {
         let words = [word("n", 5, 50), word("n", 3, 30), word("other", 1, 1)];
         let merged = Traffic::merge(words).unwrap();
         assert_eq!((merged.cluster("c").success, merged.at), (51, Timestamp(5)));
+    }
+
+    #[test]
+    fn a_named_metric_has_the_mean_of_the_answers_and_no_mean_of_none() {
+        let mut metric = NamedMetric::default();
+        assert_eq!(metric.mean(), None);
+        metric.add(3, 1.5);
+        metric.add(1, -0.5);
+        metric.add(9, f64::NAN);
+        metric.add(9, f64::INFINITY);
+        assert_eq!((metric.answers, metric.mean()), (4, Some(0.25)));
+        metric.add(0, f64::MAX);
+        assert_eq!(metric.sum_millionths, i64::MAX);
     }
 
     proptest! {

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use api::envoy::envoy::config::endpoint::v3::{ClusterStats, UpstreamLocalityStats};
+use api::envoy::envoy::config::endpoint::v3::{
+    ClusterStats, EndpointLoadMetricStats, UpstreamLocalityStats,
+};
 use api::envoy::envoy::data::accesslog::v3::HttpAccessLogEntry;
-use domain::{Counts, LatencyHistogram, NodeTraffic, Pairs, ServiceId, Timestamp};
+use domain::{Counts, LatencyHistogram, NamedMetric, NodeTraffic, Pairs, ServiceId, Timestamp};
 
 use super::Session;
 
 /// Most clusters that a node may report; more come only from a client that makes them up.
 const MAX_CLUSTERS: usize = 20_000;
+/// Most names of metrics per cluster, and most bytes of a name: what instances say is not bounded.
+const MAX_METRICS: usize = 32;
+const MAX_METRIC_NAME: usize = 128;
 /// How long a temporary cluster that is not reported any more is remembered.
 const FORGET_CLUSTER_MS: u64 = 600_000;
 
@@ -22,6 +27,7 @@ struct ClusterState {
     from_loads: LatencyHistogram,
     from_logs: LatencyHistogram,
     pairs: Pairs,
+    metrics: BTreeMap<String, NamedMetric>,
     seen_at: Timestamp,
 }
 
@@ -123,12 +129,14 @@ impl NodeState {
         };
         let clusters = mine().map(|(name, cluster)| (name.clone(), self.counts(cluster)));
         let pairs = mine().map(|(name, cluster)| (name.clone(), cluster.pairs.clone()));
+        let metrics = mine().map(|(name, cluster)| (name.clone(), cluster.metrics.clone()));
         NodeTraffic {
             session: self.session.get(),
             reported_at: self.reported_at,
             reports: self.reports,
             clusters: clusters.collect(),
             pairs: pairs.filter(|(_, pairs)| !pairs.is_empty()).collect(),
+            metrics: metrics.filter(|(_, metrics)| !metrics.is_empty()).collect(),
         }
     }
 
@@ -161,14 +169,28 @@ impl ClusterState {
                 self.from_loads
                     .add(bucket, metric.num_requests_finished_with_metric);
                 measures = true;
-            } else {
-                api::pairs::add(
-                    &mut self.pairs,
-                    &metric.metric_name,
-                    metric.num_requests_finished_with_metric,
-                );
+            } else if !api::pairs::add(
+                &mut self.pairs,
+                &metric.metric_name,
+                metric.num_requests_finished_with_metric,
+            ) {
+                self.add_metric(metric);
             }
         }
         measures
+    }
+
+    /// Adds what the instances say of themselves.
+    fn add_metric(&mut self, stats: &EndpointLoadMetricStats) {
+        let name = &stats.metric_name;
+        let is_known = self.metrics.contains_key(name);
+        let fits = !name.is_empty() && name.len() <= MAX_METRIC_NAME;
+        if is_known || (fits && self.metrics.len() < MAX_METRICS) {
+            let metric = self.metrics.entry(name.clone()).or_default();
+            metric.add(
+                stats.num_requests_finished_with_metric,
+                stats.total_metric_value,
+            );
+        }
     }
 }

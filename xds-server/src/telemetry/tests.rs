@@ -172,3 +172,29 @@ fn a_silent_node_is_forgotten() {
         "{traffic:?}"
     );
 }
+
+#[test]
+fn what_instances_say_of_themselves_adds_up_by_name_and_is_bounded() {
+    let mut telemetry = telemetry();
+    let session = Session::new(at(0), 1);
+    telemetry.begin(&node(), session);
+    let named = |name: &str, answers, sum| EndpointLoadMetricStats {
+        metric_name: name.to_owned(),
+        num_requests_finished_with_metric: answers,
+        total_metric_value: sum,
+    };
+    let mut report = stats("shop", 4, 0, 0);
+    let metrics = &mut report.upstream_locality_stats[0].load_metric_stats;
+    metrics.push(named("named_metrics.queue", 4, 10.0));
+    metrics.push(named(&"x".repeat(10_000), 1, 1.0));
+    metrics.extend((0..1_000).map(|number| named(&format!("made.up.{number}"), 1, 1.0)));
+    for _ in 0..2 {
+        telemetry.load(&node(), session, std::slice::from_ref(&report), at(1));
+    }
+    let traffic = only(&mut telemetry, at(2));
+    let metrics = &traffic.metrics["shop"];
+    let queue = metrics["named_metrics.queue"];
+    assert_eq!((queue.answers, queue.mean()), (8, Some(2.5)));
+    assert_eq!(metrics.len(), 32);
+    assert!(metrics.keys().all(|name| name.len() <= 128));
+}

@@ -54,9 +54,11 @@ async fn answer(
     if let Some(millis) = request.uri().path().strip_prefix("/slow/") {
         tokio::time::sleep(Duration::from_millis(millis.parse().unwrap())).await;
     }
-    Ok(Response::new(Full::new(Bytes::from_static(
-        name.as_bytes(),
-    ))))
+    let mut response = Response::new(Full::new(Bytes::from_static(name.as_bytes())));
+    // What it says of itself: ORCA, in its form as text.
+    let load = http::HeaderValue::from_static("TEXT named_metrics.queue=2.5");
+    response.headers_mut().insert("endpoint-load-metrics", load);
+    Ok(response)
 }
 
 /// An HTTP client.
