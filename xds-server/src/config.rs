@@ -24,6 +24,8 @@ pub struct XdsConfig {
     pub node_patience: Duration,
     /// How many discovery streams are served at once.
     pub max_streams: usize,
+    /// How many discovery streams begin in a second, when more come at once.
+    pub streams_per_second: u32,
     /// Its name, where several control planes write to the same store; the same after a restart.
     pub name: String,
     /// How many TLS handshakes are under way at once.
@@ -47,6 +49,7 @@ impl Default for XdsConfig {
             debounce: Duration::from_millis(10),
             node_patience: Duration::from_secs(u64::from(PATIENCE_TICKS)),
             max_streams: 12_000,
+            streams_per_second: 2_000,
             name: String::new(),
             max_handshakes: 64,
             security: Security::Plaintext,
@@ -107,6 +110,9 @@ impl XdsConfig {
         }
         if self.max_streams == 0 {
             return bad("max_streams", "0".to_owned(), "at least 1");
+        }
+        if self.streams_per_second == 0 {
+            return bad("streams_per_second", "0".to_owned(), "at least 1");
         }
         if self.max_handshakes == 0 {
             return bad("max_handshakes", "0".to_owned(), "at least 1");

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{NodeId, ServiceId};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::edge::Board;
+use crate::edge::{Board, PeerNews};
 use crate::events::Events;
 use crate::gate::{Gate, StreamId};
 use crate::input::{Inputs, ServiceInput};
@@ -30,6 +31,8 @@ pub(crate) const INBOX: usize = 1_024;
 /// How often blocked streams are tried again, and how long until the gate's next tick.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRIES_PER_TICK: u32 = 10;
+/// Most streams of one node: one per type, and as many again while it comes back, and some.
+const MAX_STREAMS_PER_NODE: usize = 16;
 /// Ticks after which a client that does not read is dropped.
 const SLOW_TICKS: u32 = 20;
 
@@ -39,8 +42,12 @@ pub(crate) enum Command {
     Inputs(Inputs),
     /// What is wanted of single services.
     Update(BTreeMap<ServiceId, Option<Arc<ServiceInput>>>),
+    /// All changes that were seen up to this number have been said.
+    Gathered(u64),
     /// A resource beside those of the services, or its end.
     Extra(ResourceType, Arc<str>, Option<Arc<Resource>>),
+    /// What other control planes say.
+    Peer(PeerNews),
     /// A stream begins.
     Connect(StreamId, Box<Stream>, Outbox),
     /// A client says something.
@@ -69,10 +76,19 @@ pub(crate) struct Hub {
     board: Board,
     metrics: Arc<Metrics>,
     events: Events,
+    /// Changes that the watcher has seen, and those of them that have come here.
+    seen: Arc<AtomicU64>,
+    gathered: u64,
 }
 
 impl Hub {
-    pub(crate) fn new(gate: Gate, board: Board, metrics: Arc<Metrics>, events: Events) -> Self {
+    pub(crate) fn new(
+        gate: Gate,
+        board: Board,
+        metrics: Arc<Metrics>,
+        events: Events,
+        seen: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             gate,
             lines: HashMap::new(),
@@ -81,6 +97,8 @@ impl Hub {
             board,
             metrics,
             events,
+            seen,
+            gathered: 0,
         }
     }
 
@@ -148,9 +166,16 @@ impl Hub {
         match command {
             Command::Inputs(inputs) => self.gate.set_inputs(&inputs),
             Command::Update(inputs) => self.gate.update_inputs(&inputs),
+            Command::Gathered(number) => self.gathered = number,
             Command::Extra(kind, name, resource) => self.gate.put_extra(kind, &name, resource),
+            Command::Peer(PeerNews::Anew) => self.gate.forget_peers(),
+            Command::Peer(PeerNews::Word(service, server, word)) => {
+                self.gate.hear(&service, &server, word);
+            }
+            Command::Peer(PeerNews::Met(node, ticks)) => self.gate.met(node, ticks),
             Command::Connect(id, stream, outbox) => {
                 tracing::info!(node = %stream.node, stream = id.0, "node connected");
+                self.make_room_for(&stream.node);
                 let protocol = stream.protocol();
                 self.gate.connect(id, *stream);
                 let line = Line {
@@ -169,6 +194,19 @@ impl Hub {
             Command::Inspect(node, answer) => {
                 let _ = answer.send(inspect(&self.gate, node.as_ref()));
             }
+        }
+    }
+
+    /// A node that opens ever more streams loses its oldest: what is new counts.
+    fn make_room_for(&mut self, node: &NodeId) {
+        let streams = self.gate.streams_of_node(node);
+        if streams.len() < MAX_STREAMS_PER_NODE {
+            return;
+        }
+        if let Some(&oldest) = streams.first() {
+            tracing::warn!(%node, stream = oldest.0, "stream dropped: its node has too many");
+            let limit = format!("node {node} has more than {MAX_STREAMS_PER_NODE} streams");
+            self.close(oldest, Some(Status::resource_exhausted(limit)));
         }
     }
 
@@ -210,6 +248,8 @@ impl Hub {
 
     /// Advances, and sends what is due, until nothing more is.
     fn flush(&mut self) {
+        let seen = self.seen.load(Ordering::Acquire);
+        self.gate.expect_change(seen != self.gathered);
         self.gate.advance();
         let mut ready = self.gate.take_ready();
         ready.extend(self.blocked.keys());

@@ -64,6 +64,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Number,
     pub(crate) failed_handshakes: Number,
     pub(crate) refused_streams: Number,
+    pub(crate) paced_streams: Number,
     pub(crate) streams: Number,
     pub(crate) away: Number,
     pub(crate) unsettled: Number,
@@ -103,6 +104,11 @@ impl Metrics {
                 "streams_refused_total",
                 "Discovery streams refused at their first message",
                 &self.refused_streams,
+            ),
+            (
+                "streams_paced_total",
+                "Discovery streams that waited for their turn to begin",
+                &self.paced_streams,
             ),
             ("pushes_total", "Responses sent", &self.pushes),
             (

@@ -18,7 +18,7 @@ use tonic::transport::Server;
 
 use crate::admin::Admin;
 use crate::config::XdsConfig;
-use crate::edge::{Board, Nodes, SecretFolder, Watcher, World, Writer};
+use crate::edge::{Board, Nodes, PeerWatcher, SecretFolder, Watcher, World, Writer};
 use crate::error::XdsError;
 use crate::events::Events;
 use crate::gate::Gate;
@@ -77,6 +77,10 @@ impl XdsServer {
         let (commands, inbox) = mpsc::channel(INBOX);
         let telemetry = SharedTelemetry::default();
         let watcher = Watcher::new(&store, commands.clone(), telemetry.clone(), config.debounce);
+        let peers = (!config.name.is_empty()).then(|| {
+            let (clock, name) = (Arc::clone(&clock), config.name.clone());
+            PeerWatcher::new(&store, clock, commands.clone(), name, config.node_patience)
+        });
         let world = World::load(&store).await?;
         let patience = u32::try_from(config.node_patience.as_secs()).unwrap_or(u32::MAX);
         let mut gate = Gate::new(patience);
@@ -133,7 +137,7 @@ impl XdsServer {
             stop: stop.clone(),
             tasks,
         };
-        let hub = Hub::new(gate, board, metrics, events);
+        let hub = Hub::new(gate, board, metrics, events, watcher.seen());
         server.supervise("hub", hub.run(inbox, stop.clone()));
         server.supervise("door", accepting);
         if let Some((_, serving)) = admin {
@@ -142,6 +146,9 @@ impl XdsServer {
         if let Some(folder) = config.secrets {
             let secrets = SecretFolder::new(folder);
             server.supervise("secrets", secrets.run(commands, stop.clone()));
+        }
+        if let Some(peers) = peers {
+            server.supervise("peers", peers.run(stop.clone()));
         }
         server.supervise("watcher", watcher.run(world, stop.clone()));
         server.supervise("writer", writer.run(stop.clone()));

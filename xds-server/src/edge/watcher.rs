@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{Instance, Routing, Service, ServiceId};
@@ -225,6 +226,8 @@ pub(crate) struct Watcher {
     routings: Watch,
     /// Kinds that must be listed anew.
     stale: Vec<Kind>,
+    /// How many changes have been seen.
+    seen: Arc<AtomicU64>,
 }
 
 impl Watcher {
@@ -244,7 +247,13 @@ impl Watcher {
             telemetry,
             debounce,
             stale: Vec::new(),
+            seen: Arc::default(),
         }
+    }
+
+    /// How many changes have been seen, also those that are still gathered.
+    pub(crate) fn seen(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.seen)
     }
 
     /// Follows the records until cancelled.
@@ -292,7 +301,8 @@ impl Watcher {
             if news {
                 announced.announce(&self.telemetry);
             }
-            if self.hub.send(command).await.is_err() {
+            let gathered = Command::Gathered(self.seen.load(Ordering::Acquire));
+            if self.hub.send(command).await.is_err() || self.hub.send(gathered).await.is_err() {
                 return;
             }
         }
@@ -320,6 +330,7 @@ impl Watcher {
             change = self.instances.next() => (Kind::Instance, change),
             change = self.routings.next() => (Kind::Routing, change),
         };
+        self.seen.fetch_add(1, Ordering::AcqRel);
         match change {
             Some(Change::Put(record)) => world.put(&record),
             Some(Change::Deleted(key)) => world.delete(key.kind, &key.id),

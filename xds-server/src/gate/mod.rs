@@ -32,6 +32,7 @@
 
 mod blame;
 mod canary;
+mod peers;
 mod roster;
 mod service;
 mod status;
@@ -42,12 +43,15 @@ use std::sync::Arc;
 use domain::{NodeId, NodeProgress, RoutingState, ServiceId};
 
 use crate::input::{Inputs, ServiceInput};
+use crate::resources::xdstp::plain_name;
 use crate::resources::{
     Resource, ResourceType, api_listener, configuration, service_configuration,
 };
 use crate::stream::{LimitExceeded, Published, Refusal, Refused, Request, Response, Stream};
 pub(crate) use blame::owner;
 use canary::Proven;
+pub use peers::PeerWord;
+use peers::Peers;
 use roster::Roster;
 pub(crate) use service::Change;
 use service::{Changes, ServiceState};
@@ -98,6 +102,12 @@ pub struct Gate {
     streams: BTreeMap<StreamId, Stream>,
     by_node: BTreeMap<NodeId, BTreeSet<StreamId>>,
     roster: Roster,
+    /// What other control planes say.
+    peers: Peers,
+    /// Whether a change of what is wanted is on its way here.
+    source_lags: bool,
+    /// Whether a service's routes wait for somebody.
+    routes_wait: bool,
     /// Streams that may have to be told something.
     ready: BTreeSet<StreamId>,
     /// The last report per service, to report changes only.
@@ -132,6 +142,9 @@ impl Gate {
             streams: BTreeMap::new(),
             by_node: BTreeMap::new(),
             roster: Roster::new(patience),
+            peers: Peers::default(),
+            source_lags: false,
+            routes_wait: false,
             ready: BTreeSet::new(),
             reported: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -148,6 +161,34 @@ impl Gate {
         self.unsettle();
     }
 
+    /// Takes in what another control plane says of a service, or that it says nothing any more.
+    pub fn hear(&mut self, service: &ServiceId, server: &str, word: Option<PeerWord>) {
+        self.peers.hear(service, server, word);
+        self.reopen(service);
+    }
+
+    /// Some control plane is connected to the node, and is believed to be for so many ticks.
+    pub fn met(&mut self, node: NodeId, ticks: u32) {
+        let matters = self.roster.is_away(&node);
+        if self.peers.met(node, ticks) && matters {
+            self.unsettle();
+        }
+    }
+
+    /// All that other control planes say is about to be said again.
+    pub fn forget_peers(&mut self) {
+        self.peers.forget_all();
+    }
+
+    fn reopen(&mut self, service: &ServiceId) {
+        if let Some(state) = self.services.get_mut(service) {
+            state.settled = false;
+            self.open.insert(service.clone());
+            self.warm.insert(service.clone(), 0);
+            self.report_all = true;
+        }
+    }
+
     /// What is published now.
     pub const fn published(&self) -> &Published {
         &self.published
@@ -161,6 +202,16 @@ impl Gate {
     /// Every stream, for those who ask how far it is.
     pub fn all_streams(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
         self.streams.iter().map(|(&id, stream)| (id, stream))
+    }
+
+    /// The streams of a node, the oldest first.
+    pub(crate) fn streams_of_node(&self, node: &NodeId) -> Vec<StreamId> {
+        self.by_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
     }
 
     /// A stream, if it is connected.
@@ -279,7 +330,9 @@ impl Gate {
     fn look_at(&mut self, node: &NodeId) {
         let ids = self.by_node.get(node).into_iter().flatten();
         let streams = ids.filter_map(|id| self.streams.get(id));
-        self.roster.look(node, streams);
+        if self.roster.look(node, streams) {
+            self.peers.joined(node);
+        }
     }
 
     /// A client says something. Gives back what it refuses, for the log.
@@ -343,6 +396,9 @@ impl Gate {
             }
         }
         self.tick_canaries();
+        if self.peers.tick() && self.roster.count_away() > 0 {
+            self.unsettle();
+        }
         self.report_all = true;
         let open = &self.open;
         self.warm.retain(|id, ticks| {
@@ -384,11 +440,10 @@ impl Gate {
             }
         }
         self.route(open, &mut changes);
-        // A node that is away still routes to what is there; it finds it when it comes back.
-        if self.roster.count_away() > 0 {
-            return changes;
-        }
         for id in open {
+            if self.is_needed_elsewhere(id) {
+                continue;
+            }
             let Some(service) = self.services.get_mut(id) else {
                 continue;
             };
@@ -397,6 +452,16 @@ impl Gate {
             }
         }
         changes
+    }
+
+    /// Whether a node that is not connected here may still route to what a service no longer wants: it
+    /// finds it when it comes back, or comes over from another control plane.
+    fn is_needed_elsewhere(&self, id: &ServiceId) -> bool {
+        let revision = self.services.get(id).map_or(0, ServiceState::revision);
+        let is_here = |node: &NodeId| self.by_node.contains_key(node) && !self.roster.is_away(node);
+        let mut away = self.roster.all_away();
+        away.any(|node| !self.peers.has_routes(id, node, revision))
+            || self.peers.lacking(id, revision).any(|node| !is_here(node))
     }
 
     fn route(&mut self, open: &[ServiceId], changes: &mut Changes) {
@@ -413,6 +478,7 @@ impl Gate {
                 routed.push(id);
             }
         }
+        self.note_lag(open);
         if routed.is_empty() {
             return;
         }
@@ -429,6 +495,31 @@ impl Gate {
             urgent,
         };
         changes.add(ResourceType::Route, name, change);
+    }
+
+    /// Notes whether newer routes than the published ones are wanted and wait for somebody: a client
+    /// that comes over from another control plane may have them already.
+    fn note_lag(&mut self, open: &[ServiceId]) {
+        let mut states = open.iter().filter_map(|id| self.services.get(id));
+        self.routes_wait = states.any(ServiceState::waits_to_route);
+        self.set_lag();
+    }
+
+    /// Says whether a change of what is wanted is on its way to this gate.
+    pub fn expect_change(&mut self, is_expected: bool) {
+        if self.source_lags != is_expected {
+            self.source_lags = is_expected;
+            self.set_lag();
+        }
+    }
+
+    fn set_lag(&mut self) {
+        let lags = self.source_lags || self.routes_wait;
+        let lagged = std::mem::replace(&mut self.published.routes_lag, lags);
+        if lagged && !lags {
+            let back = self.streams.iter().filter(|(_, stream)| stream.is_back());
+            self.ready.extend(back.map(|(id, _)| *id));
+        }
     }
 
     /// The routes of one service alone, and the listeners that gRPC clients find them by.
@@ -487,15 +578,16 @@ impl Gate {
 
     fn report(&mut self, open: &[ServiceId]) {
         let all = std::mem::take(&mut self.report_all) || self.streams.len() <= STREAMS_TO_REPORT;
-        let nobody_away = self.roster.count_away() == 0;
         let mut away = None;
         for id in open {
             let Some(service) = self.services.get_mut(id) else {
                 self.open.remove(id);
                 continue;
             };
+            let is_elsewhere = |node: &&NodeId| self.peers.has(id, node);
+            let nobody_away = || self.roster.all_away().all(|node| is_elsewhere(&node));
             let may_be_done =
-                || service.is_complete() && nobody_away && self.reported.contains_key(id);
+                || service.is_complete() && self.reported.contains_key(id) && nobody_away();
             if !all
                 && self.reported.contains_key(id)
                 && !(may_be_done() && service.all_have(&self.streams, &self.published))
@@ -503,6 +595,16 @@ impl Gate {
                 continue;
             }
             let away = away.get_or_insert_with(|| self.roster.away());
+            // Whoever they are connected to speaks for them.
+            let elsewhere = away.iter().filter(is_elsewhere).cloned();
+            let elsewhere: BTreeSet<NodeId> = elsewhere.collect();
+            let left: BTreeSet<NodeId>;
+            let away = if elsewhere.is_empty() {
+                &*away
+            } else {
+                left = away.difference(&elsewhere).cloned().collect();
+                &left
+            };
             let report = service.report(self.streams.values(), away, &self.published);
             if service.settled {
                 self.open.remove(id);
@@ -564,7 +666,9 @@ impl Gate {
         for &other in ids.filter(|other| **other != id) {
             if let Some(stream) = self.streams.get_mut(&other) {
                 for cluster in &response.resources {
-                    stream.force_endpoints(&cluster.name);
+                    let plain = plain_name(ResourceType::Cluster, &cluster.name);
+                    let plain = plain.map_or_else(|| Arc::clone(&cluster.name), Arc::from);
+                    stream.force_endpoints(&plain);
                 }
                 self.ready.insert(other);
             }

@@ -56,13 +56,17 @@ impl Roster {
         self.nodes.insert(node, known);
     }
 
-    /// Takes in what the streams of a node ask for now.
-    pub(super) fn look<'a>(&mut self, node: &NodeId, streams: impl Iterator<Item = &'a Stream>) {
+    /// Takes in what the streams of a node ask for now. Whether it is connected with that.
+    pub(super) fn look<'a>(
+        &mut self,
+        node: &NodeId,
+        streams: impl Iterator<Item = &'a Stream>,
+    ) -> bool {
         let streams: Vec<_> = streams.collect();
         let wants = |kind: &ResourceType| streams.iter().any(|stream| stream.wants(*kind));
         let now: BTreeSet<_> = DECISIVE.into_iter().filter(wants).collect();
         if now.is_empty() && !self.nodes.contains_key(node) {
-            return;
+            return false;
         }
         let known = self.nodes.entry(node.clone()).or_insert_with(|| {
             self.news.insert(node.clone(), true);
@@ -72,10 +76,13 @@ impl Roster {
             known.wants = now;
             known.left = None;
             self.away.remove(node);
-        } else if known.left.is_none() {
+            return true;
+        }
+        if known.left.is_none() {
             known.left = Some(self.patience);
             self.away.insert(node.clone());
         }
+        false
     }
 
     /// A tick has passed. Whether a node was forgotten.
@@ -99,6 +106,16 @@ impl Roster {
     /// Nodes that are away.
     pub(super) fn away(&self) -> BTreeSet<NodeId> {
         self.away.clone()
+    }
+
+    /// The same, without a copy.
+    pub(super) fn all_away(&self) -> impl Iterator<Item = &NodeId> {
+        self.away.iter()
+    }
+
+    /// Whether a node is away.
+    pub(super) fn is_away(&self, node: &NodeId) -> bool {
+        self.away.contains(node)
     }
 
     /// How many nodes are away.

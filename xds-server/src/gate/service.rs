@@ -111,6 +111,8 @@ pub(super) struct ServiceState {
     pub(super) routed_generation: u64,
     /// The clusters that this virtual host names.
     pub(super) routed_named: BTreeSet<Arc<str>>,
+    /// Those of them that get traffic.
+    pub(super) routed_used: BTreeSet<Arc<str>>,
     /// Clusters taken away that a stream may still have.
     pub(super) retired: BTreeSet<Arc<str>>,
     /// Whether everything is acknowledged and reported; nothing to do until something changes.
@@ -134,6 +136,7 @@ impl ServiceState {
             routed: None,
             routed_generation: 0,
             routed_named: BTreeSet::new(),
+            routed_used: BTreeSet::new(),
             retired: BTreeSet::new(),
             settled: false,
             own_routes: Arc::from(api::xds::service_route_config(id.as_str())),
@@ -291,6 +294,16 @@ impl ServiceState {
         lacking.is_none()
     }
 
+    /// The revision that is wanted.
+    pub(super) fn revision(&self) -> u64 {
+        self.wanted.as_ref().map_or(0, |wish| wish.input.revision())
+    }
+
+    /// Whether step 2 is due, safe or not.
+    pub(super) fn waits_to_route(&self) -> bool {
+        !self.is_routed_to(self.goal().as_ref())
+    }
+
     /// Whether step 2 is due and safe.
     pub(super) fn may_route(
         &mut self,
@@ -317,6 +330,7 @@ impl ServiceState {
         let urgent = shadow < self.routed_shadow;
         self.routed_shadow = shadow;
         self.routed = goal.as_ref().map(|goal| goal.virtual_host.clone());
+        self.routed_used = goal.as_ref().map(|goal| goal.used()).unwrap_or_default();
         self.routed_named = goal.map(|goal| goal.named.clone()).unwrap_or_default();
         self.routed_generation = generation;
         urgent
@@ -349,6 +363,10 @@ impl ServiceState {
 
     pub(super) fn has_routes(&self, stream: &Stream, published: &Published) -> bool {
         stream.has_routes(self.routed_generation, &self.own_routes, published)
+            && self
+                .routed_used
+                .iter()
+                .all(|cluster| stream.has_taken_up(cluster, &self.own_routes, published))
     }
 
     /// Whether every stream has all that is published.

@@ -105,18 +105,20 @@ impl ServiceState {
             return refused;
         }
         let mut types = self.missing(stream, published);
-        if types.is_empty() && !complete {
-            // The node has all that is published; the rest waits for others.
+        if !complete {
             let effective = self
                 .effective
                 .as_ref()
                 .map(|wish| &wish.resources.virtual_host);
-            let next = if self.routed.as_ref() == effective {
-                ResourceType::Cluster
-            } else {
-                ResourceType::Route
-            };
-            types.push(next.short_name().to_owned());
+            let is_routed = self.routed.as_ref() == effective;
+            let routes = ResourceType::Route.short_name();
+            if !is_routed && !types.iter().any(|kind| kind == routes) {
+                // They wait for what is missing, here or elsewhere.
+                types.push(routes.to_owned());
+            } else if types.is_empty() {
+                // The node has all that is published; the rest waits for others.
+                types.push(ResourceType::Cluster.short_name().to_owned());
+            }
         }
         if types.is_empty() {
             NodeProgress::Applied

@@ -11,6 +11,7 @@ mod secret;
 mod service;
 pub mod validate;
 mod weights;
+pub mod xdstp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

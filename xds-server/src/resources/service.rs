@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::envoy::envoy::config::route::v3::VirtualHost;
+use api::envoy::envoy::config::route::v3::{
+    VirtualHost, route::Action, route_action::ClusterSpecifier,
+};
 use domain::routing::{service_cluster, side_cluster};
 use domain::{Endpoint, Side};
 
@@ -62,5 +64,30 @@ impl ServiceResources {
             virtual_host: route::virtual_host(input),
             named,
         }
+    }
+
+    /// The clusters that the virtual host sends traffic to.
+    pub fn used(&self) -> BTreeSet<Arc<str>> {
+        let actions = self.virtual_host.routes.iter().map(|route| &route.action);
+        let specifiers = actions.filter_map(|action| match action {
+            Some(Action::Route(action)) => action.cluster_specifier.as_ref(),
+            Some(_) | None => None,
+        });
+        let names = specifiers.flat_map(|specifier| match specifier {
+            ClusterSpecifier::Cluster(name) => vec![name.as_str()],
+            ClusterSpecifier::WeightedClusters(weighted) => {
+                let clusters = weighted.clusters.iter();
+                let used = clusters
+                    .filter(|cluster| cluster.weight.is_some_and(|weight| weight.value > 0));
+                used.map(|cluster| cluster.name.as_str()).collect()
+            }
+            ClusterSpecifier::ClusterHeader(_)
+            | ClusterSpecifier::ClusterSpecifierPlugin(_)
+            | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => Vec::new(),
+        });
+        names
+            .filter_map(|name| self.clusters.get_key_value(name))
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
     }
 }

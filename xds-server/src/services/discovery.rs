@@ -288,6 +288,21 @@ async fn read<I: Incoming>(
             return false;
         }
     };
+    let Some(wait) = shared.pace.turn(id.0) else {
+        shared.metrics.refused_streams.add(1);
+        out.end(Some(Status::unavailable(
+            "too many streams begin at once: come back later",
+        )));
+        return false;
+    };
+    if !wait.is_zero() {
+        shared.metrics.paced_streams.add(1);
+        tokio::select! {
+            biased;
+            () = out.closed() => return false,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
     let connect = Command::Connect(id, Box::new(stream), out.clone());
     if shared.hub.send(connect).await.is_err() {
         return false;

@@ -4,6 +4,7 @@ mod als;
 mod csds;
 mod discovery;
 mod lrs;
+mod pace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ pub(crate) use discovery::{
     Aggregated, Clusters, Discovery, Endpoints, Listeners, Routes, Secrets,
 };
 pub(crate) use lrs::Lrs;
+use pace::Pace;
 
 use crate::hub::Command;
 use crate::metrics::Metrics;
@@ -41,6 +43,7 @@ pub(crate) struct Shared {
     discovery: Arc<Semaphore>,
     telemetry_slots: Arc<Semaphore>,
     next_stream: Arc<AtomicU64>,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) report_interval: std::time::Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -65,6 +68,7 @@ impl Shared {
             // A node has one load reporting and one access log stream.
             telemetry_slots: Arc::new(Semaphore::new(config.max_streams.saturating_mul(2))),
             next_stream: Arc::default(),
+            pace: Arc::new(Pace::new(config.streams_per_second)),
             report_interval: config.report_interval,
             metrics,
         }

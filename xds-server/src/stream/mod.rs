@@ -20,6 +20,7 @@
 mod kind_state;
 mod message;
 mod published;
+mod spelling;
 #[cfg(test)]
 mod tests;
 
@@ -30,12 +31,15 @@ use domain::NodeId;
 
 use crate::resources::{Resource, ResourceType, Version, bare_cluster};
 use kind_state::{KindState, View};
-pub use kind_state::{LimitExceeded, MAX_NAME, MAX_NAMES};
+pub use kind_state::{LimitExceeded, MAX_NAME, MAX_NAME_BYTES, MAX_NAMES};
 pub use message::{Protocol, Refusal, Request, Response};
 pub use published::{Held, Published};
+use spelling::Spelling;
 
 /// For how many ticks the routes of a client that came back wait for their clusters.
 const TICKS_TO_LEAD: u8 = 3;
+/// For how many ticks a client that came back is spared routes that newer ones are about to replace.
+const TICKS_TO_CATCH_UP: u8 = 5;
 /// For how many ticks clusters that are gone wait for such a client's routes, if it wants any.
 const TICKS_TO_KEEP: u8 = 30;
 /// Most clusters that are kept for a client that came back: two per migration that it may have
@@ -63,6 +67,7 @@ pub struct Stream {
     beats: u8,
     /// Refusals of earlier streams of the same client.
     recalled: Vec<Refused>,
+    spelling: Spelling,
 }
 
 /// A version that a node has refused.
@@ -94,6 +99,7 @@ impl Stream {
             ticks: 0,
             beats: 0,
             recalled: Vec::new(),
+            spelling: Spelling::default(),
         }
     }
 
@@ -125,9 +131,10 @@ impl Stream {
     pub fn request(
         &mut self,
         kind: ResourceType,
-        request: Request,
+        mut request: Request,
         published: &Published,
     ) -> Result<Option<Refusal>, LimitExceeded> {
+        self.spelling.read(kind, &mut request);
         let first = !self.kinds[kind.index()].is_active();
         if first && request.has_initial_versions() {
             if kind == ResourceType::Cluster {
@@ -209,6 +216,22 @@ impl Stream {
         matches!(self.back, Some(ticks) if ticks < TICKS_TO_LEAD)
     }
 
+    /// Whether the client came back and is not led over to the newest routes yet.
+    pub(crate) const fn is_back(&self) -> bool {
+        self.back.is_some()
+    }
+
+    /// Whether newer routes than the client may see are under way. It may have these already, from
+    /// another control plane: weights never go back.
+    fn routes_lag(&self, published: &Published) -> bool {
+        let is_held = |name: &Arc<str>| {
+            let held = published.held(ResourceType::Route, name);
+            held.is_some_and(|held| !held.canaries.contains(&self.node))
+        };
+        self.back.is_some_and(|ticks| ticks < TICKS_TO_CATCH_UP)
+            && (published.routes_lag || self.kind(ResourceType::Route).names().any(is_held))
+    }
+
     /// Whether clusters that are gone wait for the new routes.
     fn keeps_clusters(&self) -> bool {
         let limit = if self.wants(ResourceType::Route) {
@@ -248,8 +271,8 @@ impl Stream {
                 continue;
             }
             if kind == ResourceType::Route
-                && self.routes_wait()
-                && !self.is_ready_for_all(published)
+                && (self.routes_lag(published)
+                    || self.routes_wait() && !self.is_ready_for_all(published))
             {
                 continue;
             }
@@ -276,6 +299,7 @@ impl Stream {
                     self.force_endpoints(&cluster.name);
                 }
             }
+            self.spelling.write(&mut response);
             return Some(response);
         }
         None
@@ -406,6 +430,26 @@ impl Stream {
             let wanted = published.other_routes.get(own).map(|own| own.version);
             wanted.is_none() || routes.acknowledged(own) == wanted
         })
+    }
+
+    /// Whether a client that follows the routes of single services has what those of one (`own`)
+    /// send traffic to. It asks for a cluster when it has the routes that name it, and goes on with
+    /// the routes before until it has the cluster, too. One that takes all clusters has them first.
+    pub fn has_taken_up(&self, cluster: &str, own: &str, published: &Published) -> bool {
+        let clusters = self.kind(ResourceType::Cluster);
+        if !clusters.is_active()
+            || clusters.is_wildcard()
+            || !self.kind(ResourceType::Route).follows(own)
+        {
+            return true;
+        }
+        if clusters.acknowledged(cluster).is_none() {
+            return false;
+        }
+        let endpoints = self.kind(ResourceType::Endpoint);
+        let wanted = published.endpoints.get(cluster);
+        !endpoints.is_active()
+            || wanted.is_none_or(|wanted| endpoints.acknowledged(cluster) == Some(wanted.version))
     }
 
     /// Whether the client is ready for every cluster that the routes name which it follows.

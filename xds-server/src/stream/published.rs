@@ -44,6 +44,8 @@ pub struct Published {
     pub named: BTreeMap<ServiceId, BTreeSet<Arc<str>>>,
     /// Grows with every change of the routes.
     pub generation: u64,
+    /// Whether newer routes are wanted, and wait for somebody.
+    pub routes_lag: bool,
     held: [BTreeMap<Arc<str>, Held>; 5],
 }
 
@@ -59,6 +61,7 @@ impl Default for Published {
             secrets: Arc::default(),
             named: BTreeMap::new(),
             generation: 1,
+            routes_lag: false,
             held: Default::default(),
         }
     }

@@ -352,3 +352,55 @@ fn names_that_cannot_be_ones_end_the_stream_by_name() {
         }
     }
 }
+
+#[test]
+fn a_client_that_asks_for_more_under_the_nonce_that_it_has_acknowledged_gets_it() {
+    let (mut stream, state) = (world_stream(), published(&[("a", 1), ("b", 1)]));
+    let ask = |names: &[&str], nonce: &str| world(names, "", nonce);
+    stream
+        .request(ResourceType::Cluster, ask(&["a"], ""), &state)
+        .unwrap();
+    let first = stream.next_response(&state).unwrap();
+    for names in [&["a"][..], &["a", "b"]] {
+        stream
+            .request(ResourceType::Cluster, ask(names, &first.nonce), &state)
+            .unwrap();
+    }
+    let second = stream.next_response(&state).unwrap();
+    assert_eq!(told(&second), ["a", "b"]);
+    // One that is older than the newest response is stale.
+    stream
+        .request(ResourceType::Cluster, ask(&["a"], &first.nonce), &state)
+        .unwrap();
+    stream
+        .request(
+            ResourceType::Cluster,
+            ask(&["a", "b"], &second.nonce),
+            &state,
+        )
+        .unwrap();
+    assert!(stream.follows(ResourceType::Cluster, "b"));
+}
+
+#[test]
+fn who_asks_by_a_url_is_answered_by_it_and_counts_as_having_the_resource() {
+    let (mut stream, state) = (stream(), published(&[("a", 1)]));
+    let url = "xdstp://foreshadow/envoy.config.cluster.v3.Cluster/a";
+    stream
+        .request(ResourceType::Cluster, subscribe(&[url]), &state)
+        .unwrap();
+    let response = stream.next_response(&state).unwrap();
+    assert_eq!(told(&response), [url]);
+    let done = answer(&response.nonce, &[], None);
+    stream.request(ResourceType::Cluster, done, &state).unwrap();
+    assert!(stream.acknowledged(ResourceType::Cluster, "a").is_some());
+    let newer = published(&[("a", 2)]);
+    assert!(stream.changed(ResourceType::Cluster, &Arc::from("a")));
+    assert_eq!(told(&stream.next_response(&newer).unwrap()), [url]);
+    let plain = answer("", &["a"], None);
+    stream
+        .request(ResourceType::Cluster, plain, &newer)
+        .unwrap();
+    let response = stream.next_response(&newer).unwrap();
+    assert_eq!(told(&response), ["a"], "it asked by the plain name last");
+}

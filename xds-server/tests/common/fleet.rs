@@ -26,6 +26,8 @@ pub struct Client {
     pub endpoints: BTreeMap<String, usize>,
     pub routes: Vec<(String, u32)>,
     pub nonces: BTreeMap<ResourceType, String>,
+    /// Versions of the whole, in the state-of-the-world form.
+    pub wholes: BTreeMap<ResourceType, String>,
     pub wants_routes: bool,
     pub is_away: bool,
     /// Versions that it refuses, by type.
@@ -44,6 +46,7 @@ impl Client {
             endpoints: BTreeMap::new(),
             routes: Vec::new(),
             nonces: BTreeMap::new(),
+            wholes: BTreeMap::new(),
             wants_routes: false,
             is_away: false,
             refuses: None,
@@ -94,15 +97,12 @@ impl Client {
     pub fn ask(&mut self, gate: &mut Gate, kind: ResourceType, names: Vec<String>) {
         let first = !self.nonces.contains_key(&kind);
         let nonce = self.nonces.entry(kind).or_default().clone();
-        let mut known = self.versions.iter().filter(|((of, _), _)| *of == kind);
+        let known = self.versions.iter().filter(|((of, _), _)| *of == kind);
         let request = match self.protocol {
             Protocol::StateOfTheWorld => Request::World {
                 names,
                 // As Envoy does, it says what it has, also on a new stream.
-                version: known
-                    .next_back()
-                    .map(|(_, v)| v.clone())
-                    .unwrap_or_default(),
+                version: self.wholes.get(&kind).cloned().unwrap_or_default(),
                 nonce,
                 error: None,
             },
@@ -186,6 +186,7 @@ impl Client {
         self.versions
             .retain(|(of, name), _| *of != ResourceType::Endpoint || after.contains(name));
         self.check();
+        self.wholes.insert(kind, response.version.to_string());
         self.answer(gate, &response, None);
         if kind == ResourceType::Cluster {
             self.ask_for_endpoints(gate, &before, &after);
@@ -271,7 +272,11 @@ impl Client {
 }
 
 pub fn targets(resource: &Resource) -> Vec<(String, u32)> {
-    let routes = RouteConfiguration::decode(resource.any.value.as_slice()).unwrap();
+    weights(RouteConfiguration::decode(resource.any.value.as_slice()).unwrap())
+}
+
+/// Clusters that routes name, with their weights.
+pub fn weights(routes: RouteConfiguration) -> Vec<(String, u32)> {
     let routes = routes
         .virtual_hosts
         .into_iter()

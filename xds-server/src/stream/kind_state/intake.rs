@@ -9,6 +9,8 @@ use crate::stream::message::{Refusal, Request};
 
 /// Most names that a client may subscribe to, per type.
 pub const MAX_NAMES: usize = 20_000;
+/// Most bytes of all these names.
+pub const MAX_NAME_BYTES: usize = 2 * 1024 * 1024;
 /// Most bytes of a name.
 pub const MAX_NAME: usize = 1_024;
 /// Most refused versions that are remembered; more come only from a client that refuses all.
@@ -27,6 +29,16 @@ pub enum LimitExceeded {
         kind: &'static str,
         /// How many it would be.
         count: usize,
+    },
+    /// Too many bytes of names.
+    #[error(
+        "{kind}: the resource names subscribed to are {bytes} bytes; at most {MAX_NAME_BYTES} are allowed"
+    )]
+    Bytes {
+        /// Short name of the type.
+        kind: &'static str,
+        /// How many it would be.
+        bytes: usize,
     },
     /// A name that cannot be one.
     #[error("{kind}: resource name {name:?}: use 1 to {MAX_NAME} bytes without control characters")]
@@ -78,6 +90,9 @@ impl KindState {
                 let first = !self.active;
                 self.check_limit(subscribe.len().max(initial.len()), first)?;
                 self.check_names(&subscribe)?;
+                let initial_names = initial.iter().map(|(name, _)| name);
+                self.check_bytes(0, initial_names)?;
+                self.check_bytes(self.names.bytes(), subscribe.iter())?;
                 self.active = true;
                 let settled = self.settle(&nonce, error, view);
                 let fresh = initial.is_empty();
@@ -109,6 +124,21 @@ impl KindState {
             return Err(LimitExceeded::Names {
                 kind: self.kind.short_name(),
                 count,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_bytes<'a>(
+        &self,
+        before: usize,
+        more: impl Iterator<Item = &'a String>,
+    ) -> Result<(), LimitExceeded> {
+        let bytes = more.map(String::len).sum::<usize>().saturating_add(before);
+        if bytes > MAX_NAME_BYTES {
+            return Err(LimitExceeded::Bytes {
+                kind: self.kind.short_name(),
+                bytes,
             });
         }
         Ok(())
@@ -199,13 +229,15 @@ impl KindState {
             });
         }
         self.check_names(names)?;
+        self.check_bytes(0, names.iter())?;
         let first = !self.active;
-        self.active = true;
-        let settled = self.settle(nonce, error, view);
-        if matches!(settled, Settled::Unknown) && !first && !nonce.is_empty() {
+        if !first && !nonce.is_empty() && nonce.parse() != Ok(self.last_nonce) {
             // Stale: the client will answer the newer response, with all its names.
             return Ok(None);
         }
+        self.active = true;
+        // One that asks for more repeats the nonce of what it has acknowledged already.
+        let settled = self.settle(nonce, error, view);
         let all = names.iter().any(|name| name == WILDCARD)
             || (names.is_empty() && self.kind.is_root() && !self.explicit);
         let has_all = all && first && self.recognise(version, view);

@@ -148,6 +148,8 @@ pub(super) struct Names {
     base: Option<Arc<Resources>>,
     more: HashSet<Arc<str>>,
     less: HashSet<Arc<str>>,
+    /// Bytes of the names that are not shared.
+    bytes: usize,
 }
 
 impl Names {
@@ -172,13 +174,21 @@ impl Names {
             return false;
         }
         if !self.less.remove(&name) {
+            self.bytes += name.len();
             self.more.insert(name);
         }
         true
     }
 
+    /// Bytes of the names that are a client's own.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn remove(&mut self, name: &str) {
-        self.more.remove(name);
+        if self.more.remove(name) {
+            self.bytes -= name.len();
+        }
         let shared = self.base.as_ref().and_then(|base| base.get_key_value(name));
         if let Some((name, _)) = shared {
             self.less.insert(Arc::clone(name));
@@ -273,5 +283,8 @@ mod tests {
         assert!(names.insert(Arc::from("c007")));
         assert!(!names.insert(Arc::from("c008")));
         assert_eq!((names.len(), names.iter().count()), (101, 101));
+        assert_eq!(names.bytes(), "other".len());
+        names.remove("other");
+        assert_eq!(names.bytes(), 0);
     }
 }

@@ -8,7 +8,7 @@ mod view;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-pub use intake::{LimitExceeded, MAX_NAME, MAX_NAMES};
+pub use intake::{LimitExceeded, MAX_NAME, MAX_NAME_BYTES, MAX_NAMES};
 use ledger::{Entry, Ledger, Names, Told, UNTOLD};
 pub(super) use view::View;
 
@@ -38,6 +38,8 @@ pub(super) struct KindState {
     /// Names that may have to be told about.
     dirty: BTreeSet<Arc<str>>,
     in_flight: VecDeque<InFlight>,
+    /// Of the newest response; 0 before the first.
+    last_nonce: u64,
     refused: HashMap<(Arc<str>, Version), Arc<str>>,
     last_refusal: Option<Arc<str>>,
     /// The client waits for a response even if it is empty.
@@ -56,6 +58,7 @@ impl KindState {
             ledger: Ledger::default(),
             dirty: BTreeSet::new(),
             in_flight: VecDeque::new(),
+            last_nonce: 0,
             refused: HashMap::new(),
             last_refusal: None,
             must_answer: false,
@@ -314,6 +317,7 @@ impl KindState {
             self.ledger.entry(name).told = Told::Absent;
             items.push((Arc::clone(name), None));
         }
+        self.last_nonce = nonce;
         self.in_flight.push_back(InFlight {
             nonce,
             items,
