@@ -158,6 +158,12 @@ impl Forecaster {
         })
     }
 
+    /// Tells whether it runs, for as long as anybody wants to know.
+    pub fn pulse(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let task = self.task.abort_handle();
+        move || !task.is_finished()
+    }
+
     /// The model in use, or why there is none.
     ///
     /// # Errors

@@ -132,7 +132,7 @@ pub struct AnnounceOptions {
 /// # Errors
 /// [`Failure::Config`] naming what is wrong in the file, before anything is sent.
 pub async fn run(options: AnnounceOptions) -> Result<ExitCode, Failure> {
-    let server = options.client.server;
+    let server = &options.client;
     if let Some(id) = options.withdraw {
         let said = client::delete(server, &format!("/api/announcements/{id}")).await?;
         println!("{}", String::from_utf8_lossy(&said));
@@ -156,7 +156,7 @@ pub async fn run(options: AnnounceOptions) -> Result<ExitCode, Failure> {
 }
 
 async fn show(options: &ClientOptions) -> Result<ExitCode, Failure> {
-    let body = client::get(options.server, "/api/announcements").await?;
+    let body = client::get(options, "/api/announcements").await?;
     if options.output == Output::Json {
         println!("{}", String::from_utf8_lossy(&body));
         return Ok(ExitCode::SUCCESS);

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use domain::{HostId, InstanceId, MigrationId, NodeId, Policy};
 
+use crate::access::Access;
 use crate::announce::AnnounceOptions;
+use crate::certs::CertsOptions;
 use crate::forecasting::{BacktestOptions, ForecastOptions, ModelsOptions};
 use crate::simulate::SimulateOptions;
 use crate::workload::WorkloadOptions;
@@ -80,6 +82,8 @@ pub enum Command {
     Announce(AnnounceOptions),
     /// Play traces against the planner and the rules of its peers, in virtual time.
     Simulate(SimulateOptions),
+    /// Issue, list and rotate the certificates of data planes and operators.
+    Certs(CertsOptions),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Run the bundled stateful HTTP workload (the demo starts these).
@@ -176,6 +180,10 @@ pub struct ServeOptions {
     /// The configuration file (YAML).
     #[arg(long, short)]
     pub config: PathBuf,
+    /// Serve xDS in plain text and believe every node, for development; as `xds_plaintext` in the
+    /// configuration.
+    #[arg(long, env = "FORESHADOW_INSECURE_PLAINTEXT")]
+    pub insecure_plaintext: bool,
 }
 
 /// Options of `proxy`.
@@ -196,6 +204,27 @@ pub struct ProxyOptions {
     /// Where the last good configuration is kept.
     #[arg(long)]
     pub last_good: Option<PathBuf>,
+    /// A folder with NODE.crt, NODE.key and authority.crt, as `foreshadow certs issue` makes it.
+    #[arg(long, required_unless_present_any = ["certificate", "insecure_plaintext"])]
+    pub identity: Option<PathBuf>,
+    /// Its certificate chain (PEM), instead of `--identity`.
+    #[arg(long, conflicts_with = "identity", requires_all = ["key", "authority"])]
+    pub certificate: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// The authorities that the control plane is checked against (PEM).
+    #[arg(long, requires = "certificate")]
+    pub authority: Option<PathBuf>,
+    /// The name that the control plane's certificate must carry.
+    #[arg(long, default_value = xds_server::authority::SERVER_NAME)]
+    pub server_name: String,
+    /// Follow the control plane in plain text, for development: on this machine only.
+    #[arg(long, conflicts_with_all = ["identity", "certificate"])]
+    pub insecure_plaintext: bool,
+    /// Follow it in plain text from another machine too.
+    #[arg(long, requires = "insecure_plaintext")]
+    pub insecure_remote: bool,
 }
 
 /// Options of commands that ask a running control plane.
@@ -204,6 +233,9 @@ pub struct ClientOptions {
     /// Where the control plane's web page is served.
     #[arg(long, default_value = "127.0.0.1:8088")]
     pub server: SocketAddr,
+    /// How it is asked.
+    #[command(flatten)]
+    pub access: Access,
     /// How it is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,

@@ -3,15 +3,21 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use migrator::explain::Evidence;
 
+use crate::access::Access;
 use crate::cli::{
     ClientOptions, ExplainOptions, IsolateOptions, MigrationOptions, MoveOptions, Output,
     PlanOptions, ReleaseOptions, ReplayPlanOptions,
@@ -22,50 +28,90 @@ use crate::status::{MigrationStatus, Status};
 
 /// Largest answer that is read.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A control plane that is asked, and how.
+#[derive(Debug, Clone)]
+pub struct Target {
+    address: SocketAddr,
+    access: Access,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            access: Access::default(),
+        }
+    }
+}
+
+impl From<&ClientOptions> for Target {
+    fn from(options: &ClientOptions) -> Self {
+        Self {
+            address: options.server,
+            access: options.access.clone(),
+        }
+    }
+}
 
 /// Asks for a path.
 ///
 /// # Errors
 /// [`Failure::Unavailable`] when nobody answers, [`Failure::Failed`] with the server's words when
-/// it refuses.
-pub async fn get(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
-    send(server, Method::GET, path, Bytes::new()).await
+/// it refuses, [`Failure::Config`] when a certificate or token cannot be used.
+pub async fn get(server: impl Into<Target>, path: &str) -> Result<Bytes, Failure> {
+    send(server.into(), Method::GET, path, Bytes::new()).await
 }
 
 /// Posts JSON to a path.
 ///
 /// # Errors
 /// As [`get`].
-pub async fn post(server: SocketAddr, path: &str, body: Bytes) -> Result<Bytes, Failure> {
-    send(server, Method::POST, path, body).await
+pub async fn post(server: impl Into<Target>, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+    send(server.into(), Method::POST, path, body).await
 }
 
 /// Deletes a path.
 ///
 /// # Errors
 /// As [`get`].
-pub async fn delete(server: SocketAddr, path: &str) -> Result<Bytes, Failure> {
-    send(server, Method::DELETE, path, Bytes::new()).await
+pub async fn delete(server: impl Into<Target>, path: &str) -> Result<Bytes, Failure> {
+    send(server.into(), Method::DELETE, path, Bytes::new()).await
 }
 
-async fn send(
-    server: SocketAddr,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<Bytes, Failure> {
-    let doing = format!("ask http://{server}{path}");
-    let request = Request::builder()
+async fn send(target: Target, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+    let Target { address, access } = target;
+    let scheme = if access.is_secured() { "https" } else { "http" };
+    let doing = format!("ask {scheme}://{address}{path}");
+    let mut request = Request::builder()
         .method(method)
-        .uri(format!("http://{server}{path}"))
+        .uri(path)
+        .header(HOST, address.to_string())
         .header("content-type", "application/json")
         .body(Full::new(body))
         .map_err(Failure::failed(&doing))?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let reply = client
-        .request(request)
+    if let Some(token) = access.token()? {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+            Failure::Config("the token has characters that no header may have".to_owned())
+        })?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(address));
+    let stream = connecting
         .await
+        .map_err(Failure::unavailable(&doing))?
         .map_err(Failure::unavailable(&doing))?;
+    let reply = match access.connector(address)? {
+        None => talk(stream, request).await,
+        Some((connector, name)) => match connector.connect(name, stream).await {
+            Ok(stream) => talk(stream, request).await,
+            Err(error) => return Err(Failure::unavailable(&doing)(error)),
+        },
+    };
+    let reply = reply.map_err(Failure::unavailable(&doing))?;
     let status = reply.status();
     let body = Limited::new(reply.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(Failure::failed(&doing))?.to_bytes();
@@ -79,8 +125,24 @@ async fn send(
     }
 }
 
+/// Sends a request over a connection of its own.
+async fn talk<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with the answer's body; what breaks it, the request or the body tells.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    sender.send_request(request).await
+}
+
 async fn ask(options: &ClientOptions) -> Result<Status, Failure> {
-    let body = get(options.server, "/api/status").await?;
+    let body = get(options, "/api/status").await?;
     serde_json::from_slice(&body).map_err(Failure::failed("read the status"))
 }
 
@@ -111,6 +173,9 @@ pub async fn status(options: ClientOptions) -> Result<ExitCode, Failure> {
     let status = ask(&options).await?;
     print(options.output, &status, || {
         let mut text = String::new();
+        for (name, words) in &status.troubles {
+            let _ = writeln!(text, "trouble: {name}: {words}");
+        }
         for host in &status.hosts {
             let peak = host
                 .forecast
@@ -131,11 +196,27 @@ pub async fn status(options: ClientOptions) -> Result<ExitCode, Failure> {
         for migration in &status.migrations {
             let _ = writeln!(text, "{}", line(migration));
         }
+        for (node, progress) in crate::health::nodes(&status.routing) {
+            let _ = writeln!(text, "proxy {node}: {}", standing(&progress));
+        }
         if let Some(decision) = &status.decision {
             let _ = writeln!(text, "decision: {}", decision.summary);
         }
         text
     })
+}
+
+fn standing(progress: &domain::NodeProgress) -> String {
+    use domain::NodeProgress::{Applied, Away, Rejected, Waiting};
+    match progress {
+        Applied => "has applied everything".to_owned(),
+        Waiting { types } => format!("has not acknowledged {} yet", types.join(", ")),
+        Away => "is away, and goes on with what it had".to_owned(),
+        Rejected {
+            resource_type,
+            reason,
+        } => format!("refuses {resource_type}: {reason}"),
+    }
 }
 
 fn line(status: &MigrationStatus) -> String {
@@ -160,7 +241,7 @@ fn line(status: &MigrationStatus) -> String {
 pub async fn plan(options: PlanOptions) -> Result<ExitCode, Failure> {
     let client = options.client;
     let decision = if options.dry_run {
-        let body = get(client.server, "/api/plan").await?;
+        let body = get(&client, "/api/plan").await?;
         Some(serde_json::from_slice(&body).map_err(Failure::failed("read the plan"))?)
     } else {
         ask(&client).await?.decision
@@ -177,7 +258,7 @@ pub async fn plan(options: PlanOptions) -> Result<ExitCode, Failure> {
 /// As [`get`]; [`Failure::Failed`] when the answer is another one.
 pub async fn replay_plan(options: ReplayPlanOptions) -> Result<ExitCode, Failure> {
     let path = format!("/api/evidence/{}", options.plan);
-    let body = get(options.client.server, &path).await?;
+    let body = get(&options.client, &path).await?;
     // JSON is YAML, and this reader keeps every digit of a number; the usual one of JSON does not.
     let evidence: Evidence = serde_saphyr::from_str(&String::from_utf8_lossy(&body))
         .map_err(Failure::failed("read the evidence"))?;
@@ -223,7 +304,7 @@ pub async fn release(options: ReleaseOptions) -> Result<ExitCode, Failure> {
 }
 
 async fn isolated(client: &ClientOptions, path: &str, body: Vec<u8>) -> Result<ExitCode, Failure> {
-    let answer = post(client.server, path, body.into()).await?;
+    let answer = post(client, path, body.into()).await?;
     let now: Isolated = serde_json::from_slice(&answer).map_err(Failure::failed("read JSON"))?;
     print(client.output, &now, || {
         let word = if now.isolated {
@@ -301,9 +382,9 @@ pub async fn explain(options: ExplainOptions) -> Result<ExitCode, Failure> {
         .find(|plan| plan.id == found.migration.plan);
     let path = format!("/api/migrations/{}/log", found.migration.id);
     let log: Vec<migrator::saga::LogLine> =
-        serde_json::from_slice(&get(options.client.server, &path).await?)
+        serde_json::from_slice(&get(&options.client, &path).await?)
             .map_err(Failure::failed("read the log"))?;
-    let judged = crate::ramp::explained(options.client.server, &found.migration.id).await?;
+    let judged = crate::ramp::explained(&options.client, &found.migration.id).await?;
     print(
         options.client.output,
         &serde_json::json!({"migration": found, "plan": plan, "log": log, "judge": judged}),
@@ -341,7 +422,7 @@ pub async fn order(options: MoveOptions) -> Result<ExitCode, Failure> {
         target: options.to,
     };
     let body = serde_json::to_vec(&order).map_err(Failure::failed("write the order"))?;
-    let answer = post(options.client.server, "/api/moves", body.into()).await?;
+    let answer = post(&options.client, "/api/moves", body.into()).await?;
     let begun: Begun = serde_json::from_slice(&answer).map_err(Failure::failed("read JSON"))?;
     print(options.client.output, &begun, || {
         format!("migration {} has begun", begun.migration)
@@ -355,7 +436,7 @@ pub async fn order(options: MoveOptions) -> Result<ExitCode, Failure> {
 pub async fn tell(options: MigrationOptions, word: &str) -> Result<ExitCode, Failure> {
     let id = &options.migration;
     let path = format!("/api/migrations/{id}/{word}");
-    post(options.client.server, &path, Bytes::new()).await?;
+    post(&options.client, &path, Bytes::new()).await?;
     let told = serde_json::json!({"migration": id, "told": word});
     print(options.client.output, &told, || {
         format!("migration {id}: {word} is under way")

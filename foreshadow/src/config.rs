@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::lines::{Step, line_of};
+use crate::security::Security;
 use crate::storage::StoreChoice;
 
 /// What `foreshadow serve` runs. Fields that are not known are refused.
@@ -29,6 +30,10 @@ pub struct Config {
     /// Where the control plane answers Envoy and the proxy.
     #[serde(default = "default_xds")]
     pub xds: SocketAddr,
+    /// Where health, metrics and the progress of the data planes are shown, to this machine alone;
+    /// nowhere if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xds_admin: Option<SocketAddr>,
     /// Where the page and the control API are served.
     #[serde(default = "default_page")]
     pub page: SocketAddr,
@@ -38,8 +43,10 @@ pub struct Config {
     /// How often data planes report, in milliseconds.
     #[serde(default = "default_report")]
     pub report_ms: u64,
-    /// Serve the page, the control API and xDS beyond this machine although nothing of it is
-    /// encrypted or authenticated yet.
+    /// How this control plane proves itself, and whom it believes.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
+    /// Serve to others what is not encrypted or asks nobody for a proof.
     #[serde(default)]
     pub insecure_remote: bool,
     /// Addresses (`http://…`) to which plans, assignments and isolation are posted as JSON.
@@ -151,16 +158,20 @@ impl Config {
         self.store
             .validate(self.insecure_remote)
             .map_err(|reason| Mistake::new(["store".into()], reason))?;
-        for (field, address) in [("xds", self.xds), ("page", self.page)] {
-            if !address.ip().is_loopback() && !self.insecure_remote {
-                return Err(Mistake::new(
-                    [field.into()],
-                    format!(
-                        "{field} is {address}; allowed is an address of this machine alone, as \
-                         127.0.0.1, or set insecure_remote: true"
-                    ),
-                ));
-            }
+        self.security
+            .validate(self.xds, self.page, self.insecure_remote)
+            .map_err(|(path, reason)| Mistake::new(path, reason))?;
+        if let Some(admin) = self.xds_admin
+            && !admin.ip().is_loopback()
+            && !self.insecure_remote
+        {
+            return Err(Mistake::new(
+                ["xds_admin".into()],
+                format!(
+                    "xds_admin is {admin}; allowed is an address of this machine alone, as \
+                     127.0.0.1, or set insecure_remote: true"
+                ),
+            ));
         }
         for (index, address) in self.webhooks.iter().enumerate() {
             let known: Result<hyper::Uri, _> = address.parse();
@@ -327,6 +338,17 @@ instances:
             ))
             .is_ok()
         );
+        let plain = message(&format!(
+            "{GOOD}xds: 192.0.2.1:80\nsecurity:\n  xds_plaintext: true\n"
+        ));
+        assert!(
+            plain.contains("line 13: security.xds_plaintext is true and xds is 192.0.2.1:80"),
+            "{plain}"
+        );
+        let admin = message(&format!("{GOOD}xds_admin: 192.0.2.1:80\n"));
+        assert!(admin.contains("line 11: xds_admin is"), "{admin}");
+        let typo = message(&format!("{GOOD}security: {{tokenfile: x}}\n"));
+        assert!(typo.contains("tokenfile"), "{typo}");
     }
 
     #[test]

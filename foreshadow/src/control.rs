@@ -18,10 +18,14 @@ use tokio_util::sync::CancellationToken;
 use xds_server::{XdsConfig, XdsServer};
 
 use crate::config::Config;
+use crate::door::{Guard, Token};
 use crate::error::Failure;
+use crate::health::{self, Vitals};
 use crate::http::{self, Api};
+use crate::keyring::Keyring;
+use crate::security::PageTls;
 use crate::storage::{self, Opened, StoreChoice};
-use crate::webhooks;
+use crate::webhooks::{self, Signer};
 
 /// Demand known from before: instance, and one value per step, newest last.
 pub type Known = Vec<(domain::InstanceId, Vec<Option<f64>>)>;
@@ -34,8 +38,12 @@ pub struct ControlPlane {
     pub driver: Arc<ProcessDriver>,
     /// Where ADS, LRS and ALS answer.
     pub xds: SocketAddr,
+    /// Where health, metrics and the data planes' progress are shown, if they are.
+    pub xds_admin: Option<SocketAddr>,
     /// Where the page is.
     pub page: SocketAddr,
+    /// By what it proves itself, and nodes are enrolled.
+    pub keyring: Keyring,
     server: XdsServer,
     forecaster: Forecaster,
     migrator: Arc<Migrator>,
@@ -57,6 +65,8 @@ impl ControlPlane {
             config.data.display()
         )))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let keyring = Keyring::open(config)?;
+        let (guard, signer) = secrets(config, &clock)?;
         let opened = storage::open(&config.store, &config.data).await?;
         let store = Arc::clone(&opened.store);
         let driver = ProcessDriver::open(ProcessConfig::new(config.replicas()))
@@ -66,6 +76,9 @@ impl ControlPlane {
             report_interval: Duration::from_millis(config.report_ms),
             name: name_of(config),
             insecure_remote: config.insecure_remote,
+            security: keyring.xds.clone(),
+            admin: config.xds_admin,
+            secrets: config.security.secrets.clone(),
             ..XdsConfig::default()
         };
         let server = XdsServer::start(xds_config, Arc::clone(&store), Arc::clone(&clock))
@@ -95,20 +108,38 @@ impl ControlPlane {
             Duration::from_millis(config.step_ms),
         ));
         let cancel = CancellationToken::new();
+        let vitals = Vitals {
+            began: clock.now(),
+            step_ms: config.step_ms,
+            parts: vec![
+                health::part("forecaster", forecaster.pulse()),
+                health::part("xds-server", server.pulse()),
+            ],
+        };
         let api = Api {
             store: Arc::clone(&store),
             settings: Arc::new(config.migrator.clone()),
             clock,
             migrator: Arc::clone(&migrator),
+            vitals,
         };
-        let page = http::serve(api, config.page, cancel.clone()).await?;
+        let files = keyring.page.clone();
+        let page = http::serve(api, config.page, guard, files, cancel.clone()).await?;
+        tokio::spawn(keyring.clone().renewing(cancel.clone()));
         let (listeners, ends) = (config.webhooks.clone(), cancel.clone());
-        tokio::spawn(webhooks::follow(Arc::clone(&store), listeners, ends));
+        tokio::spawn(webhooks::follow(
+            Arc::clone(&store),
+            listeners,
+            signer,
+            ends,
+        ));
         Ok(Self {
             xds: server.local_addr(),
+            xds_admin: server.admin_addr(),
             store,
             driver,
             page,
+            keyring,
             server,
             forecaster,
             migrator,
@@ -125,6 +156,28 @@ impl ControlPlane {
         self.server.shutdown().await;
         self.opened.close().await;
     }
+}
+
+/// What the configuration keeps in files of their own: who may use the API, and what signs webhooks.
+fn secrets(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Guard, Option<Signer>), Failure> {
+    let security = &config.security;
+    let token = security
+        .token_file
+        .as_deref()
+        .map(Token::read)
+        .transpose()?;
+    let signer = security
+        .webhook_secret_file
+        .as_deref()
+        .map(|file| Signer::read(file, Arc::clone(clock)))
+        .transpose()?;
+    let guard = Guard {
+        token,
+        certificates: security.page.as_ref().is_some_and(PageTls::knows_clients),
+        any_host: !config.page.ip().is_loopback(),
+        ..Guard::default()
+    };
+    Ok((guard, signer))
 }
 
 /// The name of this control plane among those that share its store; on the embedded store it is the

@@ -24,7 +24,7 @@ pub async fn run(options: GcOptions) -> Result<ExitCode, Failure> {
         (true, true) => Mode::RemoveUnknown,
     };
     let body = serde_json::to_vec(&Collect { mode }).map_err(Failure::failed("write the wish"))?;
-    let answer = client::post(options.client.server, "/api/gc", body.into()).await?;
+    let answer = client::post(&options.client, "/api/gc", body.into()).await?;
     let report: Report =
         serde_json::from_slice(&answer).map_err(Failure::failed("read the report"))?;
     let stays = report.orphans.iter().any(|o| o.fate != Fate::Removed);

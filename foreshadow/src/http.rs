@@ -1,8 +1,10 @@
-//! The web page and the control API, for people and scripts on this machine.
+//! The web page and the control API, for people and scripts; who may use them is the matter of the
+//! [`crate::door`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -20,11 +22,12 @@ use migrator::world::World;
 use migrator::{Answer, Migrator, OrderError, Settings};
 use serde::{Deserialize, Serialize};
 use store::{Clock, Key, Kind, SharedStore};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce;
+use crate::door::{self, Guard, PageFiles};
 use crate::error::Failure;
+use crate::health::Vitals;
 use crate::status;
 
 /// Largest request body.
@@ -41,29 +44,39 @@ pub struct Api {
     pub clock: Arc<dyn Clock>,
     /// The migrator, for aborts.
     pub migrator: Arc<Migrator>,
+    /// How the parts of this process are.
+    pub vitals: Vitals,
+}
+
+impl Api {
+    /// Everything that is wrong at present, by name.
+    async fn troubles(&self) -> BTreeMap<String, String> {
+        let mut troubles = self.migrator.troubles();
+        let now = self.clock.now();
+        self.vitals.look(&self.store, now, &mut troubles).await;
+        troubles
+    }
 }
 
 /// Serves the page and the API until cancelled. Gives the address it listens on.
 ///
 /// # Errors
-/// [`Failure::Unavailable`] when the address is in use.
+/// As [`door::open`].
 pub async fn serve(
     api: Api,
     listen: SocketAddr,
+    guard: Guard,
+    files: Option<PageFiles>,
     cancel: CancellationToken,
 ) -> Result<SocketAddr, Failure> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(Failure::unavailable(&format!(
-            "serve the page on {listen} (choose another with --page)"
-        )))?;
-    let address = listener
-        .local_addr()
-        .map_err(Failure::failed("read the page's address"))?;
+    let refused = Arc::clone(&guard.refused);
+    let scraped = api.clone();
+    let scrape = move || async move { metrics(&scraped, refused.load(Ordering::Relaxed)).await };
     let app = Router::new()
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
+        .route("/metrics", get(scrape))
         .route("/api/gc", post(collect))
         .route("/api/status", get(get_status))
         .route("/api/moves", post(order))
@@ -82,16 +95,7 @@ pub async fn serve(
         .route("/api/migrations/{id}/ramp/record", get(get_record))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api);
-    tokio::spawn(async move {
-        let shutdown = async move { cancel.cancelled().await };
-        if let Err(error) = axum::serve(listener, app)
-            .with_graceful_shutdown(shutdown)
-            .await
-        {
-            tracing::warn!(%error, "the page is no longer served");
-        }
-    });
-    Ok(address)
+    door::open(app, listen, guard, files, cancel).await
 }
 
 fn unavailable(error: &dyn std::fmt::Display) -> Response {
@@ -100,17 +104,22 @@ fn unavailable(error: &dyn std::fmt::Display) -> Response {
 
 /// Whether this process can do its work: what is wrong, by name, if anything is.
 async fn ready(State(api): State<Api>) -> Response {
-    let mut troubles = api.migrator.troubles();
-    let latest = Key::new(Kind::Decision, "latest");
-    if let Err(error) = api.store.get(&latest).await {
-        troubles.insert("store".to_owned(), error.to_string());
-    }
+    let troubles = api.troubles().await;
     let code = if troubles.is_empty() {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (code, Json(Readiness { troubles })).into_response()
+}
+
+async fn metrics(api: &Api, refused: u64) -> Response {
+    let troubles = api.troubles().await;
+    let status = status::read(&*api.store, &api.settings, api.clock.now()).await;
+    // Without a store there is little to tell, and that is told.
+    let text = crate::metrics::text(status.ok().as_ref(), &troubles, refused);
+    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, text).into_response()
 }
 
 /// Whether a process can do its work.
@@ -144,7 +153,10 @@ async fn collect(State(api): State<Api>, wish: Result<Json<Collect>, JsonRejecti
 
 async fn get_status(State(api): State<Api>) -> Response {
     match status::read(&*api.store, &api.settings, api.clock.now()).await {
-        Ok(status) => Json(status).into_response(),
+        Ok(mut status) => {
+            status.troubles = api.troubles().await;
+            Json(status).into_response()
+        }
         Err(error) => unavailable(&error),
     }
 }

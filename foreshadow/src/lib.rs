@@ -1,19 +1,26 @@
 //! Foreshadow in one binary: the command line, the all-in-one control plane, the demo and its
 //! workload and load.
 
+pub mod access;
 pub mod announce;
+pub mod certs;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod door;
 pub mod error;
 pub mod forecasting;
 pub mod gc;
+pub mod health;
 pub mod http;
+pub mod keyring;
 mod lines;
 pub mod load;
+pub mod metrics;
 pub mod ramp;
+pub mod security;
 pub mod simulate;
 pub mod status;
 pub mod storage;
@@ -71,6 +78,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Backtest(options) => forecasting::backtest(&options),
         Command::Models(options) => forecasting::models(&options),
         Command::Announce(options) => block_on(announce::run(options)),
+        Command::Certs(options) => certs::run(options),
         Command::Schema => {
             print!("{}", config::schema()?);
             Ok(ExitCode::SUCCESS)
@@ -124,16 +132,63 @@ pub async fn asked_to_stop() -> Result<(), Failure> {
 }
 
 async fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
-    let config = config::Config::load(&options.config)?;
+    let mut config = config::Config::load(&options.config)?;
+    config.security.xds_plaintext |= options.insecure_plaintext;
     let control = control::ControlPlane::start(&config, &Vec::new()).await?;
-    println!("xDS on {}, page on http://{}", control.xds, control.page);
+    let secured = if config.security.xds_plaintext {
+        "plain text"
+    } else {
+        "mutual TLS"
+    };
+    let scheme = config.security.page.as_ref().map_or("http", |_| "https");
+    println!(
+        "xDS on {} ({secured}), page on {scheme}://{}",
+        control.xds, control.page
+    );
+    if let Some(admin) = control.xds_admin {
+        println!("health, metrics and progress of xDS on http://{admin}");
+    }
     asked_to_stop().await?;
     control.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }
 
+/// By what the proxy proves itself; nothing when it was told to speak plain text.
+fn identity(options: &ProxyOptions) -> Result<Option<proxy::Identity>, Failure> {
+    let server_name = options.server_name.clone();
+    if let Some(folder) = &options.identity {
+        let files = xds_server::authority::NodeFiles::beside(folder, &options.node);
+        return Ok(Some(proxy::Identity {
+            certificate: files.certificate,
+            key: files.key,
+            authority: files.authority,
+            server_name,
+        }));
+    }
+    if let (Some(certificate), Some(key), Some(authority)) =
+        (&options.certificate, &options.key, &options.authority)
+    {
+        return Ok(Some(proxy::Identity {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            authority: authority.clone(),
+            server_name,
+        }));
+    }
+    let address = options.control_plane;
+    if !address.ip().is_loopback() && !options.insecure_remote {
+        return Err(Failure::Config(format!(
+            "--insecure-plaintext with --control-plane {address}; allowed is an address of this machine, as \
+             127.0.0.1: give --identity, or say --insecure-remote"
+        )));
+    }
+    Ok(None)
+}
+
 fn proxy_process(options: ProxyOptions) -> Result<ExitCode, Failure> {
+    let proven = identity(&options)?;
     let mut config = proxy::ProxyConfig::new(options.node, options.listen, options.control_plane);
+    config.identity = proven;
     config.admin = options.admin;
     config.last_good = options.last_good;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -150,6 +205,11 @@ fn proxy_process(options: ProxyOptions) -> Result<ExitCode, Failure> {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    proxy::run(config, shutdown).map_err(Failure::unavailable("run the proxy"))?;
+    proxy::run(config, shutdown).map_err(|error| match error {
+        proxy::ProxyError::Identity { .. } => Failure::Config(error.to_string()),
+        proxy::ProxyError::Bind { .. } | proxy::ProxyError::Thread(_) | proxy::ProxyError::Died => {
+            Failure::Unavailable(format!("cannot run the proxy: {error}"))
+        }
+    })?;
     Ok(ExitCode::SUCCESS)
 }

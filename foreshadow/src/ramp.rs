@@ -9,7 +9,7 @@ use migrator::judge::{self, Evidence, Flips, RampLine, Replay, Steering};
 use migrator::saga::ramp::{RampRecord, Word};
 use migrator::simulate::{self, Trial, Tried};
 
-use crate::cli::{RampName, ReplayOptions, SimulateRampOptions, SteerOptions};
+use crate::cli::{ClientOptions, RampName, ReplayOptions, SimulateRampOptions, SteerOptions};
 use crate::client::{get, post, print};
 use crate::config::Config;
 use crate::error::Failure;
@@ -27,7 +27,7 @@ pub async fn tell(options: SteerOptions, word: Word) -> Result<ExitCode, Failure
     };
     let body = serde_json::to_vec(&told).map_err(Failure::failed("write the word"))?;
     let path = format!("/api/migrations/{id}/steer");
-    let answer = post(options.client.server, &path, body.into()).await?;
+    let answer = post(&options.client, &path, body.into()).await?;
     let now: Steering = serde_json::from_slice(&answer).map_err(Failure::failed("read JSON"))?;
     print(options.client.output, &now, || {
         let state = match (&now.promote, now.frozen, now.paused) {
@@ -54,7 +54,7 @@ pub async fn replay(options: ReplayOptions) -> Result<ExitCode, Failure> {
             .into(),
         (None, Some(id)) => {
             let path = format!("/api/migrations/{id}/ramp/record");
-            get(options.client.server, &path).await?
+            get(&options.client, &path).await?
         }
         (None, None) => return Err(Failure::Config("give a migration or --file".to_owned())),
     };
@@ -194,7 +194,7 @@ pub struct Explained {
 /// # Errors
 /// As [`get`].
 pub async fn explained(
-    server: std::net::SocketAddr,
+    server: &ClientOptions,
     id: &domain::MigrationId,
 ) -> Result<Option<Explained>, Failure> {
     let body = match get(server, &format!("/api/migrations/{id}/ramp")).await {

@@ -31,6 +31,9 @@ pub struct Status {
     pub reservations: Vec<Reservation>,
     /// How far the data planes are, per service.
     pub routing: Vec<RoutingStatus>,
+    /// What is wrong, by name; nothing when the control plane is ready.
+    #[serde(default)]
+    pub troubles: BTreeMap<String, String>,
 }
 
 /// A host.
@@ -149,6 +152,7 @@ pub async fn read(
         plans,
         reservations: world.reservations,
         routing,
+        troubles: BTreeMap::new(),
     })
 }
 

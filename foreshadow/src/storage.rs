@@ -272,6 +272,14 @@ fn text(file: &Path) -> Result<String, Failure> {
 
 /// A secret from a file that nobody else may read.
 fn secret(file: &Path) -> Result<Secret, Failure> {
+    private_text(file).map(Secret::new)
+}
+
+/// The text of a file that nobody else may read, without the end of its line.
+///
+/// # Errors
+/// [`Failure::Config`] naming the file, never what is in it.
+pub(crate) fn private_text(file: &Path) -> Result<String, Failure> {
     use std::os::unix::fs::PermissionsExt as _;
     let text = text(file)?;
     let mode = std::fs::metadata(file).map_or(0o777, |found| found.permissions().mode());
@@ -282,7 +290,7 @@ fn secret(file: &Path) -> Result<Secret, Failure> {
             mode & 0o777
         )));
     }
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 #[cfg(test)]

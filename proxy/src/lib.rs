@@ -16,6 +16,7 @@
 
 mod admin;
 pub mod config;
+mod identity;
 mod ingress;
 pub mod last_good;
 mod mirror;
@@ -27,5 +28,6 @@ mod state;
 pub mod telemetry;
 pub mod xds;
 
+pub use identity::Identity;
 pub use run::{RunningProxy, run, spawn};
 pub use settings::{ProxyConfig, ProxyError};

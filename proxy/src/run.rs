@@ -45,7 +45,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// called from within an async runtime.
 ///
 /// # Errors
-/// [`ProxyError::Bind`] if an address cannot be listened on; nothing has been started then.
+/// [`ProxyError::Bind`] if an address cannot be listened on, [`ProxyError::Identity`] if a file
+/// cannot be used; nothing has been started then.
 /// [`ProxyError::Died`] if it ended without being told to.
 pub fn run(
     config: ProxyConfig,
@@ -137,6 +138,9 @@ struct Bound {
 
 impl Bound {
     fn bind(config: ProxyConfig) -> Result<Self, ProxyError> {
+        if let Some(identity) = &config.identity {
+            identity.load()?;
+        }
         let (listener, local_addr) = listen(config.listen, "clients")?;
         let admin = config
             .admin

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use domain::NodeId;
 
+use crate::identity::Identity;
+
 /// What a proxy is told at its start; everything else comes from the control plane.
 #[derive(Debug, Clone)]
 pub struct ProxyConfig {
@@ -15,6 +17,8 @@ pub struct ProxyConfig {
     pub listen: SocketAddr,
     /// Where the control plane answers.
     pub control_plane: SocketAddr,
+    /// By what it proves itself to the control plane; plain text when nothing.
+    pub identity: Option<Identity>,
     /// Where the last good configuration is kept.
     pub last_good: Option<PathBuf>,
     /// Where it answers questions about itself.
@@ -29,13 +33,14 @@ pub struct ProxyConfig {
 }
 
 impl ProxyConfig {
-    /// A configuration with one worker and thirty seconds of grace, without last-good file and
-    /// admin address.
+    /// A configuration with one worker and thirty seconds of grace, in plain text, without last-good
+    /// file and admin address.
     pub const fn new(node_id: NodeId, listen: SocketAddr, control_plane: SocketAddr) -> Self {
         Self {
             node_id,
             listen,
             control_plane,
+            identity: None,
             last_good: None,
             admin: None,
             workers: 1,
@@ -57,6 +62,14 @@ pub enum ProxyError {
         purpose: &'static str,
         /// Why.
         source: std::io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("cannot use {path}: {reason}")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A thread cannot be started.
     #[error("cannot start a thread for the proxy: {0}")]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use domain::{BasisPoints, MigrationId, Phase, Policy, RampPlan, RoutingState, Stage};
+use domain::{BasisPoints, MigrationId, NodeId, Phase, Policy, RampPlan, RoutingState, Stage};
 use foreshadow::client;
 use foreshadow::config::Config;
 use foreshadow::demo::planes::{Plane, find_envoy, free_port};
@@ -22,6 +22,7 @@ use foreshadow_tests::{binary, processes, start_redis};
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use migrator::{AtDeadline, JudgeSettings};
 use tempfile::TempDir;
+use xds_server::authority::LocalAuthority;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -89,11 +90,14 @@ impl Lab {
         let serve = serve(folder.path(), None);
         ready(config.page).await;
         let envoy = find_envoy(None).expect("Envoy is there: run deploy/setup");
+        // The authority that the control plane has made in its data folder signs for them.
+        let authority = LocalAuthority::open(config.data.join("tls")).unwrap();
+        let identity = |name: &str| Some(authority.node(&NodeId::new(name).unwrap()).unwrap());
         let planes = vec![
-            Plane::envoy(&envoy, config.xds, folder.path())
+            Plane::envoy_as(&envoy, config.xds, folder.path(), identity("envoy"))
                 .await
                 .unwrap(),
-            Plane::proxy(&binary(), config.xds, folder.path())
+            Plane::proxy_as(&binary(), config.xds, folder.path(), identity("proxy"))
                 .await
                 .unwrap(),
         ];
@@ -284,6 +288,9 @@ impl Lab {
 impl Drop for Lab {
     /// A test that fails leaves no process behind either.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.last_words());
+        }
         if let Some(mut serve) = self.serve.take() {
             let _ = serve.kill();
             let _ = serve.wait();
@@ -384,7 +391,7 @@ fn config(folder: &Path) -> Config {
     config
 }
 
-fn next_port(after: SocketAddr) -> u16 {
+pub(crate) fn next_port(after: SocketAddr) -> u16 {
     (after.port() + 1..32_700)
         .find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
         .unwrap()

@@ -12,6 +12,7 @@ mod away;
 mod lab;
 mod operator;
 mod restart;
+mod wire;
 
 use std::process::{Command, Output};
 

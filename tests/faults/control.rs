@@ -84,6 +84,8 @@ impl Control {
             .args(["serve", "--config"])
             .arg(self.folder.join(format!("{}.yaml", self.name)))
             .env("FORESHADOW_FAULT_FILE", self.folder.join("fault"))
+            // Two control planes and an earlier build share the data planes.
+            .env("FORESHADOW_INSECURE_PLAINTEXT", "true")
             .envs(self.environment.iter().cloned())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use domain::NodeId;
 
-use crate::authority::{NodeFiles, SERVER_NAME};
+use crate::authority::{AUTHORITY_SECRET, NODE_SECRET, NodeFiles, SERVER_NAME};
 use crate::resources::CONTROL_CLUSTER;
 pub use crate::stream::Protocol;
 
@@ -110,10 +110,12 @@ static_resources:
     )
 }
 
-/// Mutual TLS towards the control plane. Envoy's own default would stop at TLS 1.2.
+/// Mutual TLS towards the control plane. Envoy's own default would stop at TLS 1.2. Certificates come
+/// as secrets from files, which Envoy reads again when they are replaced.
 fn transport(files: &NodeFiles) -> String {
-    let [certificate, key, authority] =
-        [&files.certificate, &files.key, &files.authority].map(|path| path.display());
+    let (node, authority) = (files.node_secret(), files.authority_secret());
+    let folder = node.parent().unwrap_or(std::path::Path::new("/"));
+    let [folder, node, authority] = [folder, &node, &authority].map(|path| path.display());
     format!(
         r#"
       transport_socket:
@@ -124,13 +126,16 @@ fn transport(files: &NodeFiles) -> String {
           common_tls_context:
             alpn_protocols: [h2]
             tls_params: {{ tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3 }}
-            tls_certificates:
-              - certificate_chain: {{ filename: "{certificate}" }}
-                private_key: {{ filename: "{key}" }}
-            validation_context:
-              trusted_ca: {{ filename: "{authority}" }}
-              match_typed_subject_alt_names:
-                - {{ san_type: DNS, matcher: {{ exact: {SERVER_NAME} }} }}"#
+            tls_certificate_sds_secret_configs:
+              - name: {NODE_SECRET}
+                sds_config:
+                  resource_api_version: V3
+                  path_config_source: {{ path: "{node}", watched_directory: {{ path: "{folder}" }} }}
+            validation_context_sds_secret_config:
+              name: {AUTHORITY_SECRET}
+              sds_config:
+                resource_api_version: V3
+                path_config_source: {{ path: "{authority}", watched_directory: {{ path: "{folder}" }} }}"#
     )
 }
 

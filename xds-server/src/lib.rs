@@ -24,6 +24,7 @@
 mod admin;
 pub mod authority;
 pub mod bootstrap;
+mod certificate;
 mod config;
 mod edge;
 mod error;
@@ -45,4 +46,4 @@ mod wire;
 pub use config::XdsConfig;
 pub use error::XdsError;
 pub use server::XdsServer;
-pub use tls::{Security, TlsFiles};
+pub use tls::{Security, TlsFiles, names_of};

@@ -188,6 +188,12 @@ impl XdsServer {
         self.stop.cancelled().await;
     }
 
+    /// Tells whether it serves, for as long as anybody wants to know.
+    pub fn pulse(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let stop = self.stop.clone();
+        move || !stop.is_cancelled()
+    }
+
     /// Stops serving and waits for the end. Data planes go on with what they have.
     pub async fn shutdown(self) {
         self.stop.cancel();

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::server::Connected;
 
+use crate::authority::OPERATOR;
 use crate::error::XdsError;
 use crate::metrics::Metrics;
 
@@ -40,8 +41,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const BACKLOG: usize = 64;
 /// What a URI in a certificate ends with before the node's name.
 const NODE_PATH: &str = "/node/";
-/// The name in a certificate that may see the state of every node.
-const OPERATOR: &str = "operator";
 
 /// How connections are secured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +167,7 @@ impl Peer {
 
 /// Names of nodes in a certificate: its DNS names, and what follows `/node/` in its URIs. Patterns
 /// name nobody.
-fn names_of(certificate: &CertificateDer<'_>) -> BTreeSet<String> {
+pub fn names_of(certificate: &CertificateDer<'_>) -> BTreeSet<String> {
     let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else {
         return BTreeSet::new();
     };
@@ -304,8 +303,8 @@ impl Door {
     ) {
         let handshakes = Arc::new(Semaphore::new(self.max_handshakes));
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, say: those that are open live on.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -346,11 +345,11 @@ impl Door {
                     }
                     Ok(Err(error)) => {
                         metrics.failed_handshakes.add(1);
-                        tracing::warn!(%error, "a TLS handshake failed");
+                        tracing::warn!(%from, %error, "a TLS handshake failed");
                     }
                     Err(_) => {
                         metrics.failed_handshakes.add(1);
-                        tracing::warn!("a TLS handshake took too long");
+                        tracing::warn!(%from, "a TLS handshake took too long");
                     }
                 }
             });

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use domain::{Phase, Policy};
+use domain::{NodeId, Phase, Policy};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -182,9 +182,17 @@ async fn with_planes(
     stopped: watch::Receiver<bool>,
 ) -> Result<Report, Failure> {
     let program = std::env::current_exe().map_err(Failure::failed("find this program"))?;
-    let mut planes = vec![Plane::proxy(&program, control.xds, folder).await?];
+    let identity = |name: &str| {
+        let node = NodeId::new(name).map_err(Failure::failed("name a data plane"))?;
+        control.keyring.node(&node)
+    };
+    let proxy = Plane::proxy_as(&program, control.xds, folder, identity("proxy")?);
+    let mut planes = vec![proxy.await?];
     match planes::find_envoy(options.envoy.as_ref()) {
-        Some(binary) => planes.push(Plane::envoy(&binary, control.xds, folder).await?),
+        Some(binary) => {
+            let envoy = Plane::envoy_as(&binary, control.xds, folder, identity("envoy")?);
+            planes.push(envoy.await?);
+        }
         None => say(
             "Envoy is missing (get it with deploy/setup, or name it with --envoy): going on with the proxy alone",
         ),

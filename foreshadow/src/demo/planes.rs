@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use domain::NodeId;
 use tokio::process::{Child, Command};
+use xds_server::authority::NodeFiles;
 use xds_server::bootstrap::{self, Bootstrap, Protocol};
 
 use crate::client;
@@ -56,11 +57,24 @@ pub fn find_envoy(told: Option<&PathBuf>) -> Option<PathBuf> {
 }
 
 impl Plane {
-    /// Starts Envoy and waits until it is ready.
+    /// Starts Envoy, in plain text, and waits until it is ready.
     ///
     /// # Errors
     /// [`Failure`] when it cannot start or does not become ready; it does not run then.
     pub async fn envoy(binary: &Path, xds: SocketAddr, folder: &Path) -> Result<Self, Failure> {
+        Self::envoy_as(binary, xds, folder, None).await
+    }
+
+    /// Starts Envoy as a node that proves itself by these files, or in plain text.
+    ///
+    /// # Errors
+    /// As [`Plane::envoy`].
+    pub async fn envoy_as(
+        binary: &Path,
+        xds: SocketAddr,
+        folder: &Path,
+        identity: Option<NodeFiles>,
+    ) -> Result<Self, Failure> {
         let listen = free_port()?;
         let admin = next_free(listen)?;
         let node = NodeId::new("envoy").map_err(Failure::failed("name Envoy"))?;
@@ -70,7 +84,7 @@ impl Plane {
             admin,
             control_plane: xds,
             protocol: Protocol::Delta,
-            identity: None,
+            identity,
         });
         let file = folder.join("envoy.yaml");
         std::fs::write(&file, text).map_err(Failure::failed("write Envoy's bootstrap"))?;
@@ -97,17 +111,41 @@ impl Plane {
         plane.ready(&folder.join("envoy.log")).await
     }
 
-    /// Starts our proxy (`program proxy`) and waits until it is ready.
+    /// Starts our proxy (`program proxy`), in plain text, and waits until it is ready.
     ///
     /// # Errors
     /// As [`Plane::envoy`].
     pub async fn proxy(program: &Path, xds: SocketAddr, folder: &Path) -> Result<Self, Failure> {
+        Self::proxy_as(program, xds, folder, None).await
+    }
+
+    /// Starts our proxy as a node that proves itself by these files, or in plain text.
+    ///
+    /// # Errors
+    /// As [`Plane::envoy`].
+    pub async fn proxy_as(
+        program: &Path,
+        xds: SocketAddr,
+        folder: &Path,
+        identity: Option<NodeFiles>,
+    ) -> Result<Self, Failure> {
         let listen = free_port()?;
         let admin = next_free(listen)?;
         let log = std::fs::File::create(folder.join("proxy.log"))
             .map_err(Failure::failed("write the proxy's log"))?;
-        let child = Command::new(program)
-            .args(["proxy", "--node", "proxy"])
+        let mut command = Command::new(program);
+        match &identity {
+            None => command.args(["proxy", "--insecure-plaintext"]),
+            Some(files) => command
+                .args(["proxy", "--certificate"])
+                .arg(&files.certificate)
+                .arg("--key")
+                .arg(&files.key)
+                .arg("--authority")
+                .arg(&files.authority),
+        };
+        let child = command
+            .args(["--node", "proxy"])
             .args([
                 "--listen",
                 &listen.to_string(),

@@ -205,6 +205,8 @@ impl Scenario {
             page,
             step_ms: STEP_MS,
             report_ms: 500,
+            xds_admin: None,
+            security: crate::security::Security::default(),
             insecure_remote: false,
             webhooks: Vec::new(),
             hosts,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::state::Shared;
 use crate::xds::client::chain;
-use crate::xds::{backoff, channel, node};
+use crate::xds::{backoff, dial, node};
 
 /// Shortest interval that a control plane may ask for.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -51,13 +51,9 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// One stream. Gives why it ended, and whether the control plane had answered.
 async fn report(shared: &Arc<Shared>, stop: &CancellationToken) -> (String, bool) {
-    let endpoint = match channel(shared.config.control_plane) {
-        Ok(endpoint) => endpoint,
-        Err(error) => return (chain(&error), false),
-    };
-    let connected = match endpoint.connect().await {
+    let connected = match dial(&shared.config).await {
         Ok(connected) => connected,
-        Err(error) => return (chain(&error), false),
+        Err(reason) => return (reason, false),
     };
     let (wishes, interval) = watch::channel(None);
     let reports = reports(Arc::clone(shared), interval, stop.clone());

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ledger, Step, backoff, channel, node};
+use super::{Ledger, Step, backoff, dial, node};
 use crate::last_good;
 use crate::state::Shared;
 
@@ -63,13 +63,9 @@ async fn stream(shared: &Shared, ledger: &mut Ledger) -> String {
             return "the first requests do not fit".to_owned();
         }
     }
-    let endpoint = match channel(shared.config.control_plane) {
-        Ok(endpoint) => endpoint,
-        Err(error) => return chain(&error),
-    };
-    let connected = match endpoint.connect().await {
+    let connected = match dial(&shared.config).await {
         Ok(connected) => connected,
-        Err(error) => return chain(&error),
+        Err(reason) => return reason,
     };
     let mut client = AggregatedDiscoveryServiceClient::new(connected)
         .max_decoding_message_size(MAX_MESSAGE)

@@ -15,6 +15,7 @@
 
 mod backoff;
 pub(crate) mod client;
+mod dial;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ledger;
@@ -22,6 +23,7 @@ mod ledger;
 mod tests;
 
 pub(crate) use backoff::backoff;
+pub(crate) use dial::dial;
 pub use ledger::{Ledger, Step, WARMING};
 
 use api::envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType};
@@ -38,19 +40,4 @@ pub(crate) fn node(id: &NodeId) -> Node {
         )),
         ..Node::default()
     }
-}
-
-/// Where the control plane answers.
-pub(crate) fn channel(
-    address: std::net::SocketAddr,
-) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
-    use std::time::Duration;
-    Ok(
-        tonic::transport::Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true),
-    )
 }

@@ -48,6 +48,8 @@ async fn read(
     let node = match peer.node(first.node.as_ref()) {
         Ok(node) => node,
         Err(status) => {
+            tracing::warn!(reason = status.message(), "load reports refused");
+            shared.metrics.refused_streams.add(1);
             // The channel is empty: there is room.
             let _ = out.try_send(Err(status));
             return;
