@@ -14,6 +14,17 @@
 //! "Nonparametric predictive distributions based on conformal prediction", Machine Learning 2019).
 //! A demand does not depend on where the instance runs, so the truth of an old forecast is known
 //! even when something has moved since.
+//!
+//! Hosts differ: those whose limit is one spread away are not those whose limit is four away, and
+//! their errors need not be alike. So what became of statements is counted by the distance `z` of
+//! the limit as well, and `G` is brought to what came at that distance:
+//!
+//! ```text
+//! p(z) = (m·G(z) + came(z)) / (m + stated(z)), made to fall in z by pooling neighbours
+//! ```
+//! (histogram binning with a prior worth `m` statements, and isotonic regression by pooling adjacent
+//! violators: Zadrozny, Elkan, "Transforming classifier scores into accurate multiclass probability
+//! estimates", KDD 2002). Demand beyond the limit is scaled by the same factor.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -34,6 +45,8 @@ const GRID: usize = 49;
 const PRIOR: f64 = 100.0;
 /// Errors after which stated probabilities are held against what came.
 const LEARNT: f64 = 400.0;
+/// How many statements at one distance the distribution of all errors is worth.
+const PRIOR_AT: f64 = 40.0;
 /// Weight that is kept of what was learnt, per error: a memory of some 20 000 errors.
 const KEPT: f64 = 0.999_95;
 /// Points of the window at which forecasts are followed up.
@@ -50,6 +63,14 @@ pub struct Tail {
     above: Vec<f64>,
     survival: Vec<f64>,
     excess: Vec<f64>,
+    /// Statements about limits at each distance, and those that came true.
+    #[serde(default)]
+    stated: Vec<f64>,
+    #[serde(default)]
+    came: Vec<f64>,
+    /// Probability at each distance.
+    #[serde(default)]
+    at: Vec<f64>,
 }
 
 fn entry(index: usize) -> f64 {
@@ -63,6 +84,9 @@ impl Default for Tail {
             above: vec![0.0; GRID],
             survival: vec![0.0; GRID],
             excess: vec![0.0; GRID],
+            stated: vec![0.0; GRID],
+            came: vec![0.0; GRID],
+            at: vec![0.0; GRID],
         };
         tail.refresh(None);
         tail
@@ -77,6 +101,22 @@ impl Tail {
         self.seen = self.seen * KEPT + 1.0;
         for (index, above) in self.above.iter_mut().enumerate() {
             *above = *above * KEPT + f64::from(u8::from(error > entry(index)));
+        }
+    }
+
+    /// Counts what became of a statement about a limit at distance `z`: part of it at either of the
+    /// entries it lies between.
+    fn learn_at(&mut self, z: f64, came: bool) {
+        let Some((below, part)) = place(z) else {
+            return;
+        };
+        for counted in [&mut self.stated, &mut self.came] {
+            counted.resize(GRID, 0.0);
+            counted.iter_mut().for_each(|count| *count *= KEPT);
+        }
+        for (index, part) in [(below, 1.0 - part), (below + 1, part)] {
+            self.stated[index] += part;
+            self.came[index] += if came { part } else { 0.0 };
         }
     }
 
@@ -97,27 +137,69 @@ impl Tail {
             let slab = STEP * f64::midpoint(self.survival[index], self.survival[index + 1]);
             self.excess[index] = self.excess[index + 1] + slab;
         }
+        self.refresh_at();
     }
 
-    /// Probability of an error above `z`, and the mean of what is above it.
+    /// Brings the probability at each distance to what came there.
+    fn refresh_at(&mut self) {
+        self.stated.resize(GRID, 0.0);
+        self.came.resize(GRID, 0.0);
+        // Runs of neighbours with one probability each: weight, sum of probabilities, length.
+        let mut runs: Vec<(f64, f64, usize)> = Vec::new();
+        for index in 0..GRID {
+            let weight = PRIOR_AT + self.stated[index];
+            let sum = PRIOR_AT * self.survival[index] + self.came[index];
+            let mut run = (weight, sum, 1);
+            // The farther the limit, the less likely: a rise is pooled with what is before it.
+            while let Some(&(before, of, length)) = runs.last() {
+                if of / before >= run.1 / run.0 {
+                    break;
+                }
+                run = (run.0 + before, run.1 + of, run.2 + length);
+                runs.pop();
+            }
+            runs.push(run);
+        }
+        self.at = runs
+            .into_iter()
+            .flat_map(|(weight, sum, length)| std::iter::repeat_n(sum / weight, length))
+            .collect();
+    }
+
+    /// Probability of an error above `z` at a host whose limit is that far away, and the mean of
+    /// what is above it.
     pub fn beyond(&self, z: f64) -> (f64, f64) {
-        let place = (z - FROM) / STEP;
-        if place.is_nan() || place >= (GRID - 1) as f64 {
+        if z.is_nan() || z >= entry(GRID - 1) {
             return (0.0, 0.0);
         }
-        if place <= 0.0 {
+        let Some((below, part)) = place(z) else {
             return (1.0, self.excess[0] + FROM - z);
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "between 0 and the number of entries"
-        )]
-        let below = place as usize;
-        let part = place - below as f64;
+        };
         let between = |values: &[f64]| values[below] + (values[below + 1] - values[below]) * part;
-        (between(&self.survival), between(&self.excess))
+        let (all, excess) = (between(&self.survival), between(&self.excess));
+        // A table that was stored before there was one by distance has none yet.
+        let here = if self.at.len() == GRID {
+            between(&self.at)
+        } else {
+            all
+        };
+        (here, if all > 0.0 { excess * here / all } else { 0.0 })
     }
+}
+
+/// Between which entries a distance lies, by the lower one, and how far beyond that.
+fn place(z: f64) -> Option<(usize, f64)> {
+    let place = (z - FROM) / STEP;
+    if place.is_nan() || place < 0.0 || place >= (GRID - 1) as f64 {
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the number of entries"
+    )]
+    let below = place as usize;
+    Some((below, place - below as f64))
 }
 
 /// A forecast of a host, to be compared with what comes.
@@ -299,7 +381,10 @@ impl Belief {
         let tails = self.tails.entry(foretold.resource).or_default();
         tails.resize_with(FOLLOWED.len(), Tail::default);
         if foretold.spread > 0.0 {
-            tails[foretold.followed].learn((sum - foretold.mean) / foretold.spread);
+            let tail = &mut tails[foretold.followed];
+            tail.learn((sum - foretold.mean) / foretold.spread);
+            let distance = (foretold.limit - foretold.mean) / foretold.spread;
+            tail.learn_at(distance, sum > foretold.limit);
         }
         if !foretold.learnt {
             return;
@@ -421,10 +506,37 @@ mod tests {
         assert!((tail.beyond(-1.0).0 - 0.75).abs() < 0.01);
     }
 
+    /// Most hosts have their limit far away and wide errors; those near it are steadier.
+    #[test]
+    fn what_is_said_of_a_limit_is_what_came_at_that_distance() {
+        let mut tail = Tail::default();
+        for i in 0..40_000_u32 {
+            let even = f64::from(i % 400) / 400.0;
+            // Uniform over ±4 where the limit is 6 away, over ±1.25 where it is 1 away.
+            tail.learn(even * 8.0 - 4.0);
+            tail.learn_at(6.0, false);
+            if i % 4 == 0 {
+                let near = f64::from(i / 4 % 400) / 160.0 - 1.25;
+                tail.learn(near);
+                tail.learn_at(1.0, near > 1.0);
+            }
+        }
+        tail.refresh(None);
+        let (near, excess) = tail.beyond(1.0);
+        assert!((near - 0.1).abs() < 0.02, "{near}");
+        assert!(excess < tail.excess[20], "{excess}");
+        assert!(tail.beyond(6.0).0 < 0.01);
+        for step in 0..60 {
+            let z = f64::from(step) * 0.2 - 4.0;
+            assert!(tail.beyond(z).0 + 1e-9 >= tail.beyond(z + 0.2).0, "at {z}");
+        }
+    }
+
     #[test]
     fn what_was_learnt_survives_being_stored() {
         let mut tail = Tail::default();
         (0..500).for_each(|_| tail.learn(3.0));
+        (0..500).for_each(|_| tail.learn_at(3.0, true));
         tail.refresh(None);
         let text = serde_json::to_string(&tail).unwrap();
         assert_eq!(serde_saphyr::from_str::<Tail>(&text).unwrap(), tail);

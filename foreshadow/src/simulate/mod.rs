@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use domain::forecast::InstanceForecast;
 use domain::{Policy, Resource};
-use migrator::Settings;
 use migrator::belief::Bin;
+use migrator::{Planning, Settings};
 
 use crate::cli::Output;
 use crate::error::Failure;
@@ -256,6 +256,14 @@ fn settings(options: &SimulateOptions) -> Result<Settings, Failure> {
         of_ticks: 1,
         cool_down_ms: 3_600_000,
         max_migrations: 32,
+        // Tuned on PlanetLab 20110303, 20110306 and 20110322 for that risk (decision 0020).
+        planning: Planning {
+            price: 0.005,
+            doubt: 0.1,
+            target_share: 1.0,
+            crowded_risk: 4.0,
+            ..Planning::default()
+        },
         ..Settings::default()
     };
     let Some(path) = &options.settings else {
