@@ -112,7 +112,9 @@ impl Tail {
         };
         for counted in [&mut self.stated, &mut self.came] {
             counted.resize(GRID, 0.0);
-            counted.iter_mut().for_each(|count| *count *= KEPT);
+            for count in counted.iter_mut() {
+                *count *= KEPT;
+            }
         }
         for (index, part) in [(below, 1.0 - part), (below + 1, part)] {
             self.stated[index] += part;
