@@ -536,7 +536,7 @@ mod tests {
         let budget = read(r#"{"policy":"budget","requests":5,"soak_ms":60}"#).unwrap();
         assert_eq!(weights(&budget), [2_000, 5_000, 9_500, 10_000]);
         assert_eq!(budget.budget().unwrap().requests, 5);
-        assert_eq!(budget.budget().unwrap().reaction_ms, 3_000);
+        assert_eq!(budget.budget().unwrap().reaction_ms, 1_500);
     }
 
     #[test]

@@ -228,7 +228,7 @@ fn a_proxy_that_does_not_prove_who_it_is_gets_nothing_and_the_reason_is_logged_a
             );
         }
         // And the one that does is served: the refusals above are no accident.
-        let _proxy = Proxy::start(
+        let proxy = Proxy::start(
             serve.xds,
             &[
                 "--node",
@@ -248,6 +248,21 @@ fn a_proxy_that_does_not_prove_who_it_is_gets_nothing_and_the_reason_is_logged_a
                 .then_some(())
         })
         .await;
+        until("nothing is wrong", async || {
+            client::get(serve.page, "/readyz").await.ok()
+        })
+        .await;
+        // Once it is gone, readiness and status say so.
+        drop(proxy);
+        until("readiness is red", async || {
+            let answer = client::get(serve.page, "/readyz").await;
+            let words = answer.err()?.to_string();
+            words.contains("edge is away").then_some(())
+        })
+        .await;
+        let status = serve.cli(&["status"]);
+        let words = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(words.contains("trouble: proxies: edge is away"), "{words}");
     });
 }
 

@@ -391,7 +391,8 @@ impl Control {
                         continue;
                     }
                     let pairs = world.pairs.entry(cluster.cluster_name.clone());
-                    let known = api::pairs::add(pairs.or_default(), &metric.metric_name, count);
+                    let known = api::pairs::add(pairs.or_default(), &metric.metric_name, count)
+                        || api::sessions::add(&mut Counts::default(), &metric.metric_name, count);
                     assert!(known, "{} is not understood", metric.metric_name);
                 }
                 let counts = Counts {
