@@ -331,3 +331,67 @@ async fn an_envoy_proves_who_it_is_and_one_under_another_name_gets_nothing() {
     drop(other);
     server.shutdown().await;
 }
+
+/// Listens, and cuts every connection without a word.
+async fn breaker() -> domain::Endpoint {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            drop(connection);
+        }
+    });
+    domain::Endpoint(address)
+}
+
+async fn left_out(envoy: &Envoy, http: &Http) -> String {
+    let path = "/stats?filter=cluster.shop.outlier_detection.ejections_active";
+    http.get(envoy.admin, path, "admin")
+        .await
+        .1
+        .trim()
+        .to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_cuts_connections_is_left_out_unless_it_is_the_last_one() {
+    let good = Upstream::start("good").await;
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let scene = Scene::new("shop", 0).instance(1, breaker().await);
+    scene.save(&store).await;
+    let server = server(&store, any_port()).await;
+    let envoy = Envoy::start("envoy-outlier", server.local_addr(), Protocol::Delta);
+    let http = Http::new();
+    envoy.ready(&http).await;
+    scene.applied(&store, 1).await;
+    let mut tried = 0;
+    for _ in 0..30 {
+        let (status, body) = http.get(envoy.listen, "/", "shop").await;
+        assert_eq!(status, 503);
+        // It was tried: with nobody left Envoy says "no healthy upstream".
+        tried += u32::from(!body.contains("no healthy upstream"));
+    }
+    assert_eq!(tried, 30, "the last one must be tried always");
+    let none = "cluster.shop.outlier_detection.ejections_active: 0";
+    assert_eq!(left_out(&envoy, &http).await, none);
+    // With another one beside it, it is left out.
+    let scene = scene.instance(2, good.endpoint());
+    scene.save(&store).await;
+    until("the one that cuts connections is left out", || async {
+        assert!(http.get(envoy.listen, "/", "shop").await.0 > 0);
+        let one = "cluster.shop.outlier_detection.ejections_active: 1";
+        (left_out(&envoy, &http).await == one).then_some(())
+    })
+    .await;
+    assert!(share_of("good", &http, envoy.listen, 50).await > 0.99);
+    // What instances say of themselves comes with the load reports.
+    until("what the instance says of itself is in Traffic", || async {
+        let traffic = scene.traffic(&store).await?;
+        let node = traffic.nodes.values().next()?;
+        let queue = node.metrics.get("shop")?.get("named_metrics.queue")?;
+        assert_eq!(queue.mean(), Some(2.5));
+        (queue.answers >= 50).then_some(())
+    })
+    .await;
+    server.shutdown().await;
+}
