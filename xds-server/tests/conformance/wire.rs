@@ -27,7 +27,7 @@ use tonic::Streaming;
 use crate::adapter::name_of;
 
 /// Longest wait for a response.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// For how long nothing must come.
 const SILENCE: Duration = Duration::from_millis(300);
 

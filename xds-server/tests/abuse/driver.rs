@@ -132,7 +132,7 @@ impl Play {
             _ => text.clone(),
         };
         let error = matches!(act, 4 | 5 | 13).then(|| text.clone());
-        let names = if act % 2 == 0 {
+        let names = if act.is_multiple_of(2) {
             list.clone()
         } else {
             Vec::new()
@@ -185,7 +185,7 @@ impl Play {
 }
 
 fn protocol(client: u8) -> Protocol {
-    if client % 2 == 0 {
+    if client.is_multiple_of(2) {
         Protocol::Delta
     } else {
         Protocol::StateOfTheWorld

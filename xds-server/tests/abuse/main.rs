@@ -170,10 +170,10 @@ async fn a_node_with_more_streams_than_any_needs_loses_its_oldest() {
     server.shutdown().await;
 }
 
-/// What the fuzzer has found worth keeping, and what was written by hand.
+/// Inputs worth keeping: those written by hand, and whatever is found later.
 #[test]
 fn every_input_of_the_corpus_is_taken_without_harm() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/discovery");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abuse/corpus");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -199,10 +199,10 @@ proptest! {
     }
 }
 
-/// Writes the inputs that were made by hand: `WRITE_CORPUS=1 cargo test --workspace --test hostile`.
+/// Writes the inputs that were made by hand: `WRITE_CORPUS=1 cargo test --workspace --test abuse`.
 #[test]
 fn the_corpus_made_by_hand_is_the_one_in_the_repository() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/discovery");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abuse/corpus");
     for (name, words) in driver::by_hand() {
         let bytes = driver::encode(&words);
         let path = folder.join(name);

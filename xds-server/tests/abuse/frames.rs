@@ -158,7 +158,7 @@ pub async fn send(server: SocketAddr, attack: Attack) {
         let mut stream = TcpStream::connect(server).await.unwrap();
         let (mut reader, mut writer) = stream.split();
         let reading = async {
-            let mut sink = [0; 16 * 1024];
+            let mut sink = vec![0; 16 * 1024];
             while matches!(reader.read(&mut sink).await, Ok(read) if read > 0) {}
         };
         let writing = async {
