@@ -99,18 +99,22 @@ fn is_quiet(before: Option<&NodeTraffic>, now: &NodeTraffic, cluster: &str) -> b
     fresh && counts.is_none_or(|counts| counts.in_progress == 0)
 }
 
-/// A node that is known not to be able to hold requests.
+/// A node that cannot hold requests. One that has just come says what it can with its first
+/// report, which is waited for.
 pub(super) async fn cannot_hold(
     context: &Context,
     migration: &Migration,
 ) -> Result<Option<NodeId>, EffectError> {
-    let nodes = nodes(context, migration).await?;
-    let told = traffic(context, migration).await?.map(|t| t.nodes);
-    let holds = |node: &NodeId| {
-        let state = told.as_ref().and_then(|nodes| nodes.get(node));
-        state.is_some_and(|state| state.holds)
-    };
-    Ok(nodes.into_iter().find(|node| !holds(node)))
+    loop {
+        let known = nodes(context, migration).await?;
+        let told = traffic(context, migration).await?;
+        let told = told.map(|traffic| traffic.nodes).unwrap_or_default();
+        if known.iter().all(|node| told.contains_key(node)) {
+            let holds = |node: &NodeId| told.get(node).is_some_and(|state| state.holds);
+            return Ok(known.into_iter().find(|node| !holds(node)));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// The nodes that the control plane knows.
