@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domain::{BasisPoints, ConsistencyClass, MigrationId, Phase, Policy, RampPlan, Stage};
+use domain::{BasisPoints, ConsistencyClass, MigrationId, NodeId, Phase, Policy, RampPlan, Stage};
 use foreshadow::client;
 use foreshadow::config::Config;
 use foreshadow::demo::planes::{Plane, free_port};
@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use xds_server::authority::LocalAuthority;
 
 use super::history::{Did, Op};
 
@@ -42,6 +43,14 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
         assert!(Instant::now() < limit, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Labs are alone: the ports of one that restarts its control plane are not another's.
+pub(crate) fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// What the clients share.
@@ -79,7 +88,10 @@ impl Lab {
         write_config(folder.path(), &config);
         let serve = serve(folder.path(), None);
         ready(config.page).await;
-        let proxy = Plane::proxy(&binary(), config.xds, folder.path())
+        // The authority that the control plane has made in its data folder signs for it.
+        let authority = LocalAuthority::open(config.data.join("tls")).unwrap();
+        let identity = authority.node(&NodeId::new("proxy").unwrap()).unwrap();
+        let proxy = Plane::proxy_as(&binary(), config.xds, folder.path(), Some(identity))
             .await
             .unwrap();
         let watch = Arc::new(Watch {

@@ -100,6 +100,7 @@ fn each_planted_bug_is_found() {
 
 #[test]
 fn a_real_single_writer_moves_there_and_back_and_no_write_is_lost_even_if_the_control_plane_dies() {
+    let _turn = lab::turn();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut lab = lab::Lab::start().await;
@@ -129,6 +130,7 @@ fn a_real_single_writer_moves_there_and_back_and_no_write_is_lost_even_if_the_co
 
 #[test]
 fn a_real_cut_over_that_is_too_slow_or_not_wanted_any_more_gives_the_writes_back() {
+    let _turn = lab::turn();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut lab = lab::Lab::start().await;

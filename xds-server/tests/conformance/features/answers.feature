@@ -29,6 +29,7 @@ Feature: Answers
     When "A" of <service> is updated
     Then it is sent "A" of <service>
     And it refuses
+    And nothing more of <service> comes
     When the client comes back with what it has of <service>
     Then nothing more of <service> comes
 
