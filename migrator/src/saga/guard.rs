@@ -36,7 +36,11 @@ pub(super) async fn against_more(
     if weight >= u32::from(BasisPoints::ALL) {
         return Ok(None);
     }
-    let world = World::read(&*context.store, context.clock.now()).await?;
+    // A record that is damaged, somebody else's perhaps, is no fault of the shadow.
+    let world = match World::read(&*context.store, context.clock.now()).await {
+        Ok(world) => world,
+        Err(error) => return Ok(Some(format!("the store cannot say who is beside it: {error}"))),
+    };
     let worse = worse(context, &world, migration, neighbours).await?;
     let next = weight.saturating_mul(2).clamp(100, 10_000);
     let limit = context.settings.utilisation_limit;
