@@ -812,3 +812,34 @@ fn a_client_that_comes_back_keeps_clusters_whose_namesakes_are_held_for_a_canary
         ],
     );
 }
+
+/// It was taken for led over to the newest routes, as far as it might see them: newer ones were held
+/// for a canary, and followed before it had asked for their clusters' endpoints.
+#[test]
+fn a_client_that_comes_back_while_newer_routes_are_held_is_led_over_to_these() {
+    use Op::{Commit, Connect, Lose, Reconnect, Restart, Step, Weight};
+    play(
+        1,
+        vec![
+            Connect(false),
+            Connect(false),
+            Step(1),
+            Weight(0),
+            Connect(true),
+            Step(2),
+            Step(2),
+            Commit,
+            Step(2),
+            Restart,
+            Weight(0),
+            Step(1),
+            Lose(2),
+            Reconnect(0),
+            Step(0),
+            Step(1),
+            Step(0),
+            Step(1),
+            Step(1),
+        ],
+    );
+}

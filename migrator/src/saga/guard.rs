@@ -39,7 +39,11 @@ pub(super) async fn against_more(
     // A record that is damaged, somebody else's perhaps, is no fault of the shadow.
     let world = match World::read(&*context.store, context.clock.now()).await {
         Ok(world) => world,
-        Err(error) => return Ok(Some(format!("the store cannot say who is beside it: {error}"))),
+        Err(error) => {
+            return Ok(Some(format!(
+                "the store cannot say who is beside it: {error}"
+            )));
+        }
     };
     let worse = worse(context, &world, migration, neighbours).await?;
     let next = weight.saturating_mul(2).clamp(100, 10_000);

@@ -480,7 +480,8 @@ impl Stream {
         self.lacks.is_none()
     }
 
-    /// Whether the client has everything of the routes that it may see.
+    /// Whether the client has the newest of the routes that it asks for. What is held for a canary is
+    /// not its to see yet, but will be: until then it is led.
     fn has_newest_routes(&self, published: &Published) -> bool {
         let routes = self.kind(ResourceType::Route);
         if !routes.is_active() {
@@ -489,7 +490,7 @@ impl Stream {
         let mut names = routes.names().peekable();
         names.peek().is_some()
             && names.all(|name| {
-                let wanted = published.visible(ResourceType::Route, name, &self.node);
+                let wanted = published.get(ResourceType::Route, name);
                 wanted.is_some_and(|wanted| routes.acknowledged(name) == Some(wanted.version))
             })
     }
