@@ -843,3 +843,39 @@ fn a_client_that_comes_back_while_newer_routes_are_held_is_led_over_to_these() {
         ],
     );
 }
+
+/// It had the newest routes already, from before; those between were sent to it while the newest
+/// were held for a canary, and their clusters were gone.
+#[test]
+fn a_client_that_has_the_newest_routes_already_is_not_sent_those_before() {
+    use Op::{Commit, Connect, Lose, Restart, Step, Weight};
+    play(
+        1,
+        vec![
+            Connect(true),
+            Connect(true),
+            Connect(true),
+            Step(2),
+            Weight(0),
+            Step(2),
+            Connect(true),
+            Step(1),
+            Step(3),
+            Step(1),
+            Step(0),
+            Step(1),
+            Weight(0),
+            Lose(1),
+            Step(3),
+            Step(3),
+            Step(0),
+            Step(2),
+            Weight(0),
+            Step(2),
+            Step(0),
+            Weight(0),
+            Restart,
+            Commit,
+        ],
+    );
+}

@@ -480,8 +480,8 @@ impl Stream {
         self.lacks.is_none()
     }
 
-    /// Whether the client has the newest of the routes that it asks for. What is held for a canary is
-    /// not its to see yet, but will be: until then it is led.
+    /// Whether the client has the newest of the routes that it asks for. While these are held for a
+    /// canary it is led: it may neither be sent those before, nor the newest before their clusters.
     fn has_newest_routes(&self, published: &Published) -> bool {
         let routes = self.kind(ResourceType::Route);
         if !routes.is_active() {
@@ -490,8 +490,12 @@ impl Stream {
         let mut names = routes.names().peekable();
         names.peek().is_some()
             && names.all(|name| {
-                let wanted = published.get(ResourceType::Route, name);
-                wanted.is_some_and(|wanted| routes.acknowledged(name) == Some(wanted.version))
+                let kind = ResourceType::Route;
+                let newest = published.get(kind, name).map(|newest| newest.version);
+                let seen = published.visible(kind, name, &self.node);
+                newest.is_some()
+                    && seen.map(|seen| seen.version) == newest
+                    && routes.acknowledged(name) == newest
             })
     }
 }
