@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use foreshadow::demo::planes::{Plane, free_port};
 use foreshadow::demo::scenario::Scenario;
 use foreshadow::http::Begun;
 use foreshadow::status::{MigrationStatus, Status};
-use foreshadow_tests::binary;
+use foreshadow_tests::{binary, serve};
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use migrator::{JudgeSettings, pairs::PairSettings};
 use tempfile::TempDir;
@@ -34,15 +34,8 @@ const CLIENTS: u64 = 8;
 const KEYS: u64 = 4;
 
 /// Waits until something is so.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < limit, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    foreshadow_tests::until(PATIENCE, what, look).await
 }
 
 /// Labs are alone: the ports of one that restarts its control plane are not another's.
@@ -401,25 +394,6 @@ async fn exchange(
         let body = buffer[head + 4..head + 4 + length].to_vec();
         return Ok((status.ok_or("no status")?, body));
     }
-}
-
-fn serve(folder: &Path, crash_at: Option<&str>) -> Child {
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("serve.log"))
-        .unwrap();
-    let mut command = Command::new(binary());
-    command
-        .args(["serve", "--config"])
-        .arg(folder.join("config.yaml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    if let Some(crash_at) = crash_at {
-        command.env("FORESHADOW_CRASH_AT", crash_at);
-    }
-    command.spawn().unwrap()
 }
 
 fn write_config(folder: &Path, config: &Config) {

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use domain::{BasisPoints, MigrationId, NodeId, Phase, Policy, RampPlan, RoutingState, Stage};
@@ -18,7 +18,7 @@ pub(crate) use foreshadow::status::MigrationStatus as Newest;
 use foreshadow::status::MigrationStatus;
 use foreshadow::status::Status;
 pub(crate) use foreshadow_tests::block_on;
-use foreshadow_tests::{binary, processes, start_redis};
+use foreshadow_tests::{binary, processes, serve, start_redis};
 use migrator::driver::process::{ProcessConfig, ProcessDriver};
 use migrator::{AtDeadline, JudgeSettings};
 use tempfile::TempDir;
@@ -319,25 +319,6 @@ fn stop(mut serve: Child) {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = serve.wait().unwrap();
     assert!(status.success(), "asked to stop, it ended with {status}");
-}
-
-fn serve(folder: &Path, crash_at: Option<&str>) -> Child {
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("serve.log"))
-        .unwrap();
-    let mut command = Command::new(binary());
-    command
-        .args(["serve", "--config"])
-        .arg(folder.join("config.yaml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    if let Some(crash_at) = crash_at {
-        command.env("FORESHADOW_CRASH_AT", crash_at);
-    }
-    command.spawn().unwrap()
 }
 
 async fn ready(page: SocketAddr) {

@@ -134,3 +134,31 @@ pub fn load(planes: &[Plane], path: &str, rates: &[(&str, f64)]) -> LoadGenerato
     }
     LoadGenerator::start(LoadSettings::default(), "all", streams).expect("a load generator")
 }
+
+/// Starts a control plane on `config.yaml` of a folder, with its log beside that; it ends itself at
+/// `crash_at`, a step and its moment, if there is one.
+///
+/// # Panics
+/// When it cannot be started.
+#[expect(
+    clippy::expect_used,
+    reason = "a test harness says what is missing by failing"
+)]
+pub fn serve(folder: &Path, crash_at: Option<&str>) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("serve.log"))
+        .expect("a log");
+    let mut command = Command::new(binary());
+    command
+        .args(["serve", "--config"])
+        .arg(folder.join("config.yaml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    if let Some(crash_at) = crash_at {
+        command.env("FORESHADOW_CRASH_AT", crash_at);
+    }
+    command.spawn().expect("the binary starts")
+}
