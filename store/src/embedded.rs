@@ -19,6 +19,8 @@
 //! A crash before the file's commit loses the transaction, which nobody was told of; a crash after
 //! it keeps it. A record that does not parse when the file is opened is an error that names it.
 
+#[cfg(test)]
+mod damage;
 mod head;
 
 use std::path::Path;

@@ -13,6 +13,7 @@ use crate::record::{Expect, Fence, Generation, Lease, Record, Write};
 
 /// A record as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Stored {
     pub(crate) generation: Generation,
     pub(crate) value: Vec<u8>,
@@ -30,6 +31,7 @@ impl Stored {
 
 /// A lease as it is kept: the epoch outlives the holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LeaseState {
     pub(crate) epoch: Epoch,
     pub(crate) holder: Option<HolderId>,

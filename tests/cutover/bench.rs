@@ -31,6 +31,8 @@ use lab::{Lab, is_done};
 const PLAIN: usize = 10;
 /// Writes before it is.
 const WRITES: usize = 200;
+/// Writes of the clients before the first move.
+const WARM: u64 = 200;
 
 async fn writer(state: &Path) -> (Child, std::net::SocketAddr) {
     let listen = free_port().unwrap();
@@ -104,7 +106,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async move {
         let mut lab = Lab::start().await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        lab.has_written(WARM).await;
         let mut frozen = Vec::new();
         for number in 0..moves {
             let (ended, longest) = lab.cut_over(None).await;

@@ -109,6 +109,16 @@ impl Lab {
         }
     }
 
+    /// Waits for so many more writes of all clients.
+    pub(crate) async fn has_written(&self, more: u64) {
+        let written = || self.watch.written.load(Ordering::SeqCst);
+        let wanted = written() + more;
+        until("writes come through", async || {
+            (written() >= wanted).then_some(())
+        })
+        .await;
+    }
+
     async fn status(&self) -> Option<Status> {
         let body = client::get(self.config.page, "/api/status").await.ok()?;
         serde_json::from_slice(&body).ok()
@@ -133,11 +143,7 @@ impl Lab {
             self.migration(&id).await.filter(soaks)
         })
         .await;
-        let written = self.watch.written.load(Ordering::SeqCst);
-        until("the shadow takes writes", async || {
-            (self.watch.written.load(Ordering::SeqCst) > written + 20).then_some(())
-        })
-        .await;
+        self.has_written(21).await;
         let path = format!("/api/migrations/{id}/abort");
         client::post(self.config.page, &path, Vec::new().into())
             .await

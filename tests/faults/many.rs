@@ -1,7 +1,7 @@
 //! `make faults KILLS=500 ZOMBIES=50`: real processes killed and stopped at every step, under
 //! constant load. Ends with a line per promise, and with an error if an invariant is broken, a
 //! request was lost or too little happened to mean anything. `--check FOLDER` looks histories of
-//! earlier runs through again.
+//! earlier runs through again, as if they were of one run.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -77,7 +77,8 @@ fn main() -> ExitCode {
     if let Some(folder) = argument("--check") {
         let outcome = Outcome::of(&earlier(Path::new(&folder)));
         println!("{outcome}{:#?}", outcome.complaints());
-        for line in outcome.promises(1, 0) {
+        let (kills, zombies) = (count("--kills", 1), count("--zombies", 0));
+        for line in outcome.promises(kills as u64, zombies as u64) {
             println!("{line}");
         }
         return ExitCode::SUCCESS;

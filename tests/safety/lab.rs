@@ -122,6 +122,8 @@ pub(crate) struct Plane {
     pub(crate) config: Config,
     file: PathBuf,
     pub(crate) process: Option<Owned>,
+    /// The network namespace in which it runs, if not that of the tests.
+    pub(crate) namespace: Option<String>,
 }
 
 impl Plane {
@@ -139,7 +141,17 @@ impl Plane {
         .await;
     }
 
-    fn spawn(&mut self) {
+    /// The program, where this control plane lives.
+    fn program(&self) -> Command {
+        let Some(namespace) = &self.namespace else {
+            return Command::new(binary());
+        };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(binary());
+        command
+    }
+
+    pub(crate) fn spawn(&mut self) {
         std::fs::create_dir_all(&self.config.data).unwrap();
         std::fs::write(
             &self.file,
@@ -151,7 +163,8 @@ impl Plane {
             .append(true)
             .open(self.file.with_extension("log"))
             .unwrap();
-        let child = Command::new(binary())
+        let child = self
+            .program()
             .args(["serve", "--config"])
             .arg(&self.file)
             .stdin(Stdio::null())
@@ -175,7 +188,7 @@ impl Plane {
     }
 
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
-        Command::new(binary())
+        self.program()
             .args(arguments)
             .args(["--server", &self.config.page.to_string()])
             .output()
@@ -264,8 +277,13 @@ pub(crate) struct Lab {
 impl Lab {
     /// A Redis, and control planes that share it and the instances; none runs yet.
     pub(crate) async fn new(planes: usize, change: impl Fn(&mut Config)) -> Self {
+        Self::on(&[], planes, change).await
+    }
+
+    /// The same, on a Redis that is told more.
+    pub(crate) async fn on(redis: &[&str], planes: usize, change: impl Fn(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let redis = Redis::start(folder.path(), &[]).await;
+        let redis = Redis::start(folder.path(), redis).await;
         let planes = (0..planes)
             .map(|number| {
                 let mut config = config(folder.path(), number, redis.port);
@@ -274,6 +292,7 @@ impl Lab {
                     file: folder.path().join(format!("serve-{number}.yaml")),
                     config,
                     process: None,
+                    namespace: None,
                 }
             })
             .collect();

@@ -11,6 +11,7 @@
 mod lab;
 mod leadership;
 mod loss;
+mod network;
 mod refusals;
 
 /// These tests share the machine's processors; one at a time.

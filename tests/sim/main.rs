@@ -15,11 +15,13 @@ mod totals;
 
 use std::process::Command;
 
-use engine::faults::Planted;
+use engine::faults::{Fault, Planned, Planted};
 use totals::Totals;
 
-/// Seeds of a test run.
+/// Seeds of a test run; CI asks for a thousand.
 const SEEDS: u64 = 40;
+/// Who asks for another number.
+const WANTED: &str = "FORESHADOW_SEEDS";
 /// Seeds of `make sim`, within which a planted bug must be found.
 const DEFAULT: u64 = 1_000;
 /// The seed whose history another process is asked for.
@@ -27,16 +29,16 @@ const ASKED: &str = "FORESHADOW_SIM_SEED";
 
 #[test]
 fn whatever_goes_wrong_no_invariant_breaks_and_everything_comes_to_rest() {
-    let mut totals = Totals::default();
-    for seed in 1..=SEEDS {
-        let report = engine::run(seed, None);
-        assert!(
-            report.violations.is_empty(),
-            "seed {seed}: {:#?}\nreplay it: make sim ARGS='--seed {seed}'",
-            report.violations
-        );
-        totals.add(&report);
-    }
+    let seeds = std::env::var(WANTED).map_or(SEEDS, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{WANTED} is {text}: allowed is a whole number"))
+    });
+    let totals = Totals::explore(1, seeds, |seed| engine::run(seed, None));
+    println!("{seeds} seeds\n{totals}");
+    assert_eq!(
+        totals.violations, 0,
+        "replay a seed: make sim ARGS='--seed 7'"
+    );
     assert_eq!(totals.too_little(), None, "{totals}");
 }
 
@@ -97,6 +99,30 @@ fn is_found(bug: Planted, last_time: u64, words: &[&str]) {
             .any(|violation| words.iter().any(|word| violation.contains(word))),
         "{bug:?} is found by other means in seed {seed}: {violations:#?}"
     );
+}
+
+/// Data planes go on with what they have, the ramp holds, and what was under way ends afterwards.
+#[test]
+fn ten_minutes_without_a_store_cost_no_request_and_nothing_is_decided_meanwhile() {
+    let mut totals = Totals::default();
+    for seed in 1..=12 {
+        let from_ms = 2_500 + seed * 400;
+        let away = Planned {
+            fault: Fault::StoreAway,
+            from_ms,
+            to_ms: from_ms + 600_000,
+        };
+        let report = engine::run_with(seed, away);
+        assert!(
+            report.violations.is_empty(),
+            "seed {seed}: {:#?}",
+            report.violations
+        );
+        assert!(report.simulated_ms > 600_000, "seed {seed}");
+        totals.add(&report);
+    }
+    println!("{totals}");
+    assert_eq!(totals.too_little_without_a_store(), None, "{totals}");
 }
 
 /// The store took a plan late, after its planner was told that it had not.

@@ -16,8 +16,6 @@ mod engine;
 mod totals;
 
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use totals::Totals;
@@ -52,31 +50,6 @@ fn replay(seed: u64) -> ExitCode {
     ExitCode::from(u8::from(!report.violations.is_empty()))
 }
 
-/// Seeds from `from`, on as many threads as there are processors; each has its own runtime.
-fn explore(from: u64, count: u64) -> Totals {
-    let next = AtomicU64::new(from);
-    let totals = Mutex::new(Totals::default());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= from + count {
-                        return;
-                    }
-                    let report = run(seed);
-                    for violation in &report.violations {
-                        println!("seed {seed}: {violation}");
-                    }
-                    totals.lock().unwrap().add(&report);
-                }
-            });
-        }
-    });
-    totals.into_inner().unwrap()
-}
-
 fn word(kept: bool) -> &'static str {
     if kept { "ok" } else { "short" }
 }
@@ -87,7 +60,8 @@ fn main() -> ExitCode {
     }
     let count = argument("--seeds").unwrap_or(SEEDS);
     let began = Instant::now();
-    let totals = explore(argument("--from").unwrap_or(1), count);
+    let from = argument("--from").unwrap_or(1);
+    let totals = Totals::explore(from, count, run);
     print!("{totals}");
     let seconds = began.elapsed().as_secs_f64();
     println!(

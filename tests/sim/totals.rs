@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::{Counters, Report};
 
@@ -20,6 +22,32 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
+    /// Seeds from `from`, on as many threads as there are processors; each has its own runtime.
+    /// What a seed breaks is printed with the seed.
+    pub(crate) fn explore(from: u64, count: u64, run: impl Fn(u64) -> Report + Sync) -> Self {
+        let next = AtomicU64::new(from);
+        let totals = Mutex::new(Self::default());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= from + count {
+                            return;
+                        }
+                        let report = run(seed);
+                        for violation in &report.violations {
+                            println!("seed {seed}: {violation}");
+                        }
+                        totals.lock().unwrap().add(&report);
+                    }
+                });
+            }
+        });
+        totals.into_inner().unwrap()
+    }
+
     pub(crate) fn add(&mut self, report: &Report) {
         self.seeds += 1;
         self.violations += report.violations.len();
@@ -43,6 +71,31 @@ impl Totals {
         for (fault, count) in &one.faults {
             *sum.faults.entry(fault).or_default() += count;
         }
+    }
+
+    /// The same of worlds whose store was away: something was under way then, and ended.
+    pub(crate) fn too_little_without_a_store(&self) -> Option<String> {
+        let least = [
+            (
+                "migrations done",
+                self.outcomes.get("done").copied(),
+                self.seeds,
+            ),
+            ("requests", Some(self.sum.requests), self.seeds * 20_000),
+            (
+                "requests answered by a shadow",
+                Some(self.sum.by_shadow),
+                self.seeds * 1_000,
+            ),
+            (
+                "calls to the store that went wrong",
+                Some(self.sum.store_faults),
+                self.seeds * 100,
+            ),
+        ];
+        let found = least.map(|(what, found, wanted)| (what, found.unwrap_or(0), wanted));
+        let short = { found.into_iter() }.find(|(_, found, wanted)| found < wanted);
+        short.map(|(what, found, wanted)| format!("{found} {what}, at least {wanted} are wanted"))
     }
 
     /// Acts of deposed leaders that arrived and were refused.

@@ -13,11 +13,12 @@ use crate::redis::{Opening, Witness};
 use crate::table::LeaseState;
 
 /// Versions before this table know nothing of it, and leave it as it is.
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta-v1");
-const HEAD: &str = "head";
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta-v1");
+pub(super) const HEAD: &str = "head";
 
 /// What a store is known by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Head {
     /// Made when the store was.
     identity: String,

@@ -2,7 +2,7 @@
 
 use super::rng::Rng;
 
-/// All faults are over by then.
+/// All faults of a seed are over by then.
 pub(crate) const HEALED_MS: u64 = 26_000;
 
 /// A bug in one of the simulation's own wrappers.
@@ -58,6 +58,8 @@ pub(crate) enum Fault {
     PlaneDown,
     /// The control plane cannot reach the store.
     PlaneCutOff,
+    /// Nobody can reach the store, for minutes. Never drawn: a test asks for it.
+    StoreAway,
     /// An operator aborts whatever runs.
     Abort,
     /// Shadows answer with errors.
@@ -100,6 +102,7 @@ impl Fault {
             Self::ProxyMute(_) => "proxy mute",
             Self::PlaneDown => "plane down",
             Self::PlaneCutOff => "plane cut off",
+            Self::StoreAway => "store away",
             Self::Abort => "abort",
             Self::BadShadow => "bad shadow",
             Self::ShadowDies => "shadow dies",
@@ -172,6 +175,7 @@ impl Fault {
             | Self::DriverDead
             | Self::PlaneDown
             | Self::PlaneCutOff
+            | Self::StoreAway
             | Self::Abort
             | Self::BadShadow
             | Self::ShadowDies

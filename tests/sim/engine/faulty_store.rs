@@ -70,7 +70,8 @@ impl FaultyStore {
         let mut state = self.world.state();
         let state = &mut *state;
         let chance = &mut state.chance;
-        let cut_off = state.active.contains(&Fault::LeaderCutOff) && state.hit == Some(self.client);
+        let cut_off = state.active.contains(&Fault::StoreAway)
+            || (state.active.contains(&Fault::LeaderCutOff) && state.hit == Some(self.client));
         let errors = state.active.contains(&Fault::StoreErrors) && chance.in_thousand(120);
         let hangs = state.active.contains(&Fault::StoreHangs) && chance.in_thousand(80);
         let deaf = state.active.contains(&Fault::LeaderDeaf) && state.hit == Some(self.client);

@@ -44,7 +44,7 @@ use store::Clock as _;
 use tokio::time::Instant;
 
 use clock::{SimClock, millis};
-use faults::{Fault, Planted};
+use faults::{Fault, Planned, Planted};
 use operator::Operator;
 use processes::Processes;
 use rng::Rng;
@@ -92,18 +92,38 @@ pub(crate) fn run(seed: u64, planted: Option<Planted>) -> Report {
 /// # Panics
 /// As [`run`].
 pub(crate) fn run_as(seed: u64, planted: Option<Planted>, wire: bool) -> Report {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let plan = faults::plan(seed, setup::proxies(seed, wire).len(), wire);
+    runtime().block_on(simulate(seed, planted, wire, plan, faults::HEALED_MS))
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
-        .expect("a runtime");
-    runtime.block_on(simulate(seed, planted, wire))
+        .expect("a runtime")
 }
 
-async fn simulate(seed: u64, planted: Option<Planted>, wire: bool) -> Report {
+/// Runs a seed's world with a fault that is asked for, instead of its own.
+///
+/// # Panics
+/// As [`run`].
+pub(crate) fn run_with(seed: u64, planned: Planned) -> Report {
+    let healed_ms = planned.to_ms + 500;
+    let all = vec![planned];
+    runtime().block_on(simulate(seed, None, has_network(seed), all, healed_ms))
+}
+
+async fn simulate(
+    seed: u64,
+    planted: Option<Planted>,
+    wire: bool,
+    plan: Vec<Planned>,
+    healed_ms: u64,
+) -> Report {
     let proxies = setup::proxies(seed, wire);
-    let count = proxies.len();
-    let world = Arc::new(World::new(seed, Instant::now(), proxies, planted, wire));
+    let world = World::new(seed, Instant::now(), proxies, planted, wire, healed_ms);
+    let world = Arc::new(world);
     setup::records(&world).await.expect("the world is set up");
     if wire {
         wire::start(&world, seed);
@@ -114,7 +134,7 @@ async fn simulate(seed: u64, planted: Option<Planted>, wire: bool) -> Report {
     let processes = Processes::start(&world, seed).expect("settings are valid");
     nemesis::until(&world, 1_000).await;
     let before = rest::published(&world.state());
-    for planned in faults::plan(seed, count, wire) {
+    for planned in plan {
         tokio::spawn(nemesis::run(
             Arc::clone(&world),
             Arc::clone(&processes),

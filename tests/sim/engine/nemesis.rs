@@ -6,7 +6,7 @@ use std::time::Duration;
 use store::Clock as _;
 
 use super::clock::{SimClock, millis};
-use super::faults::{Fault, HEALED_MS, Planned};
+use super::faults::{Fault, Planned};
 use super::pause::Act;
 use super::processes::{Process, Processes};
 use super::rng::Rng;
@@ -25,6 +25,8 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
     strike(&world, fault, hit.as_ref());
     if fault == Fault::LeaderZombie {
         zombies(&world, &processes, from_ms, to_ms).await;
+    } else if fault == Fault::StoreAway {
+        nothing_is_decided(&world, from_ms, to_ms).await;
     }
     until(&world, to_ms).await;
     end(&world, fault);
@@ -35,6 +37,27 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
         (Fault::LeaderPause, Some((_, process))) => process.pause.go_on(),
         (Fault::StoreRewind, _) => go_back(&world, &processes).await,
         _ => {}
+    }
+}
+
+/// Watches that nobody acts on the silence of the store: what was under way has a lease's time to
+/// find out, and from then on weights and replicas stay what they are.
+async fn nothing_is_decided(world: &World, from_ms: u64, to_ms: u64) {
+    until(world, from_ms + 5_000).await;
+    let seen = |world: &World| {
+        let state = world.state();
+        let routes: Vec<_> = state.proxies.iter().map(|one| one.routes.clone()).collect();
+        let running: Vec<_> = state.machines.running.keys().copied().collect();
+        (routes, running)
+    };
+    let before = seen(world);
+    while millis(world.began) < to_ms {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = seen(world);
+        if now != before && millis(world.began) < to_ms {
+            let what = format!("while the store was away {before:?} became {now:?}");
+            return world.state().violate(what);
+        }
     }
 }
 
@@ -88,7 +111,7 @@ async fn go_back(world: &Arc<World>, processes: &Processes) {
 
 /// Heals everything.
 pub(crate) async fn heal(world: Arc<World>, processes: Arc<Processes>) {
-    until(&world, HEALED_MS).await;
+    until(&world, world.healed_ms).await;
     {
         let mut state = world.state();
         state.active.clear();

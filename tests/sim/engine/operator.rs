@@ -10,7 +10,6 @@ use store::Kind;
 
 use super::checks::is_over;
 use super::clock::millis;
-use super::faults::HEALED_MS;
 use super::plane::all;
 use super::processes::Processes;
 use super::rng::Rng;
@@ -18,8 +17,8 @@ use super::world::World;
 
 /// Orders are given until then.
 const LAST_ORDER_MS: u64 = 20_000;
-/// Everything must have come to rest by then.
-const REST_MS: u64 = HEALED_MS + 300_000;
+/// Everything must have come to rest so long after everything is healed.
+const REST_MS: u64 = 300_000;
 
 /// The person.
 pub(crate) struct Operator {
@@ -41,11 +40,11 @@ impl Operator {
                 self.answer_one().await;
             }
         }
-        super::nemesis::until(&self.world, HEALED_MS + 100).await;
+        super::nemesis::until(&self.world, self.world.healed_ms + 100).await;
         let mut calm = 0;
         while calm < 12 {
             calm = if self.is_at_rest().await { calm + 1 } else { 0 };
-            if millis(self.world.began) > REST_MS {
+            if millis(self.world.began) > self.world.healed_ms + REST_MS {
                 return self.complain().await;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;

@@ -80,7 +80,7 @@ pub(crate) async fn run(world: Arc<World>) {
         let (down, cut_off) = {
             let state = world.state();
             // It saw more than the store holds since that was put back.
-            let cut_off = state.is(Fault::PlaneCutOff) || state.era > 0;
+            let cut_off = state.plane_is_cut_off() || state.era > 0;
             (state.is(Fault::PlaneDown), cut_off)
         };
         if down {

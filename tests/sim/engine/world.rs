@@ -97,6 +97,10 @@ impl State {
         self.active.contains(&fault)
     }
 
+    pub(crate) fn plane_is_cut_off(&self) -> bool {
+        self.is(Fault::PlaneCutOff) || self.is(Fault::StoreAway)
+    }
+
     /// Whether a migrator is the one that a fault at the leader hit.
     pub(crate) fn hits(&self, fault: Fault, client: usize) -> bool {
         self.is(fault) && self.hit == Some(client)
@@ -108,6 +112,8 @@ pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) began: Instant,
     pub(crate) planted: Option<Planted>,
+    /// When everything is healed.
+    pub(crate) healed_ms: u64,
     state: Mutex<State>,
 }
 
@@ -118,12 +124,14 @@ impl World {
         proxies: Vec<Proxy>,
         planted: Option<Planted>,
         wire: bool,
+        healed_ms: u64,
     ) -> Self {
         let clock = SimClock::new(began, 0, 0);
         Self {
             store: Arc::new(MemoryStore::with_clock(Arc::new(clock))),
             began,
             planted,
+            healed_ms,
             state: Mutex::new(State {
                 history: History::new(began),
                 violations: Vec::new(),

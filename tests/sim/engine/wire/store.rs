@@ -63,7 +63,7 @@ impl PlaneStore {
             std::future::pending::<()>().await;
         }
         self.world.remembers(0)?;
-        if self.world.state().is(Fault::PlaneCutOff) {
+        if self.world.state().plane_is_cut_off() {
             sleep(Duration::from_millis(LIMIT_MS)).await;
             return Err(StoreError::TimedOut {
                 operation,
@@ -94,7 +94,7 @@ async fn keep(
 ) {
     while lives.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(rng.between(4, 20))).await;
-        if world.state().is(Fault::PlaneCutOff) || world.remembers(0).is_err() {
+        if world.state().plane_is_cut_off() || world.remembers(0).is_err() {
             continue;
         }
         follow(&world, &mirror, &mut known).await;
