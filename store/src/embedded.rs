@@ -118,18 +118,19 @@ impl EmbeddedStore {
                 reason: "its file is gone".to_owned(),
             });
         }
-        let database = Database::create(path).map_err(|source| {
-            let path = path.display().to_string();
-            if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
-                StoreError::Locked { path }
-            } else {
-                StoreError::Unavailable {
-                    operation: "open the file",
-                    reason: format!("{path}: {source}"),
-                }
-            }
+        // The file's pages are not checked by `redb` before it follows them: one that was written over
+        // makes it panic, and whoever starts must be told which file that was.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let database = create(path)?;
+            let table = load(&database)?;
+            Ok((database, table))
+        }));
+        let (database, table) = opened.unwrap_or_else(|panic| {
+            Err(StoreError::Unavailable {
+                operation: "open the file",
+                reason: format!("{name}: it is damaged: {}", words(&*panic)),
+            })
         })?;
-        let table = load(&database)?;
         let head = Head::join(&database, &name, opening, witness, clock.now())?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -159,6 +160,27 @@ impl EmbeddedStore {
             .await
             .map_err(unavailable(operation))?
     }
+}
+
+fn create(path: &Path) -> Result<Database, StoreError> {
+    Database::create(path).map_err(|source| {
+        let path = path.display().to_string();
+        if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
+            StoreError::Locked { path }
+        } else {
+            StoreError::Unavailable {
+                operation: "open the file",
+                reason: format!("{path}: {source}"),
+            }
+        }
+    })
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a word")
 }
 
 /// Makes the tables and reads all records.

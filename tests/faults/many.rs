@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     std::fs::create_dir_all(&folder).unwrap();
     let began = Instant::now();
     // A tenth on the embedded store, where a single control plane is started anew.
-    let embedded = kills / 10;
+    let embedded = count("--embedded", kills / 10).min(kills);
     let campaign = |backing, blow, count, seed, controls| Campaign {
         set_up: SetUp {
             backing,

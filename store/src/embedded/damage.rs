@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::HolderId;
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableTable as _, TableDefinition};
 
 use super::{EmbeddedStore, LEASES, RECORDS, head};
 use crate::Store as _;
@@ -185,12 +185,18 @@ async fn a_file_that_was_cut_short_or_written_over_is_an_error_and_never_an_empt
         ("the second half is zeros", zeros),
         ("the second half is noise", noise),
     ];
+    let mut refused = 0;
     for (what, bytes) in damaged {
         std::fs::write(&path, &bytes).unwrap();
         let opened =
             EmbeddedStore::open_as(&path, Arc::new(SystemClock), Opening::Existing, Some(&seen));
         match opened {
-            Err(error) => println!("{what}: {error}"),
+            Err(StoreError::Unavailable { reason, .. }) => {
+                refused += 1;
+                assert_eq!(std::fs::read(&path).unwrap(), bytes, "{what}");
+                assert!(reason.contains("store.redb"), "{what}: {reason}");
+            }
+            Err(error) => panic!("{what}: {error:?}"),
             Ok(store) => {
                 // The damage is where nothing is kept: then everything is there.
                 let record = store.get(&key()).await.unwrap().unwrap();
@@ -200,4 +206,5 @@ async fn a_file_that_was_cut_short_or_written_over_is_an_error_and_never_an_empt
             }
         }
     }
+    assert!(refused >= 4, "the damage hit nothing: {refused}");
 }
