@@ -55,10 +55,13 @@ fn earlier(folder: &Path) -> Vec<Shown> {
         let text = std::fs::read_to_string(&file).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         println!("{}", file.display());
+        // Labs name their files by what they ran on.
+        let embedded = file.display().to_string().contains("embedded");
+        let backing = [Backing::Redis, Backing::Embedded][usize::from(embedded)];
         shown.push(Shown {
             campaign: Campaign {
                 set_up: SetUp {
-                    backing: Backing::Redis,
+                    backing,
                     controls: 1,
                     rate: 0,
                 },

@@ -119,6 +119,9 @@ fn ten_minutes_without_a_store_cost_no_request_and_nothing_is_decided_meanwhile(
             report.violations
         );
         assert!(report.simulated_ms > 600_000, "seed {seed}");
+        // What had been given to the shadow stays with it.
+        let by_shadow = report.counters.by_shadow;
+        assert!(by_shadow > 500, "seed {seed}: {by_shadow}");
         totals.add(&report);
     }
     println!("{totals}");

@@ -83,11 +83,6 @@ impl Totals {
             ),
             ("requests", Some(self.sum.requests), self.seeds * 20_000),
             (
-                "requests answered by a shadow",
-                Some(self.sum.by_shadow),
-                self.seeds * 1_000,
-            ),
-            (
                 "calls to the store that went wrong",
                 Some(self.sum.store_faults),
                 self.seeds * 100,

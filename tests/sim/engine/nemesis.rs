@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::Phase;
 use store::Clock as _;
 
 use super::clock::{SimClock, millis};
@@ -20,13 +21,16 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
         to_ms,
     } = planned;
     until(&world, from_ms).await;
+    if fault == Fault::StoreAway {
+        ramp(&world).await;
+    }
     let hit = processes.leader();
     begin(&world, fault, hit.as_ref().map(|(number, _)| *number));
     strike(&world, fault, hit.as_ref());
     if fault == Fault::LeaderZombie {
         zombies(&world, &processes, from_ms, to_ms).await;
     } else if fault == Fault::StoreAway {
-        nothing_is_decided(&world, from_ms, to_ms).await;
+        nothing_is_decided(&world, to_ms).await;
     }
     until(&world, to_ms).await;
     end(&world, fault);
@@ -40,10 +44,26 @@ pub(crate) async fn run(world: Arc<World>, processes: Arc<Processes>, planned: P
     }
 }
 
+/// Waits for a migration in the middle of its ramp: one whose shadow answers requests.
+async fn ramp(world: &World) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let state = world.state();
+        let mut phases = state.phases.values();
+        let answered = state.counters.by_shadow;
+        if !phases.any(|(_, phase)| matches!(phase, Phase::Ramping { .. })) {
+            before = None;
+        } else if answered > *before.get_or_insert(answered) + 5 {
+            return;
+        }
+    }
+}
+
 /// Watches that nobody acts on the silence of the store: what was under way has a lease's time to
 /// find out, and from then on weights and replicas stay what they are.
-async fn nothing_is_decided(world: &World, from_ms: u64, to_ms: u64) {
-    until(world, from_ms + 5_000).await;
+async fn nothing_is_decided(world: &World, to_ms: u64) {
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let seen = |world: &World| {
         let state = world.state();
         let routes: Vec<_> = state.proxies.iter().map(|one| one.routes.clone()).collect();

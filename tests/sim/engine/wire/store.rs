@@ -14,7 +14,6 @@ use ::store::{
 use domain::{HolderId, RoutingStatus};
 use tokio::time::sleep;
 
-use super::super::faults::Fault;
 use super::super::rng::Rng;
 use super::super::world::World;
 
