@@ -146,8 +146,10 @@ impl Plane {
         let Some(namespace) = &self.namespace else {
             return Command::new(binary());
         };
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(binary());
+        // Not `ip netns exec`: that hides the control groups.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}"));
+        command.arg(binary());
         command
     }
 

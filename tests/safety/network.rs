@@ -83,7 +83,7 @@ fn a_leader_that_the_kernel_cuts_off_is_followed_and_does_nothing_when_the_link_
         let mut lab = Lab::on(&told, 2, |_| {}).await;
         if let StoreChoice::Redis(choice) = &mut lab.planes[0].config.store {
             choice.address = format!("{}:{}", namespace.here, lab.redis.port);
-            choice.insecure_remote = true;
+            lab.planes[0].config.insecure_remote = true;
         }
         lab.planes[0].namespace = Some(namespace.name.clone());
         lab.planes[0].spawn();
