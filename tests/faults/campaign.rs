@@ -92,6 +92,9 @@ struct Run<'a> {
     left: usize,
     /// What the next blow is asked for.
     armed: Option<Place>,
+    /// The highest epoch when it was: whoever takes over has a higher one, and may have it before
+    /// the blow is noticed here.
+    epoch: u64,
     watched: Option<Watched>,
     /// When the last control plane recovered, by the history's time.
     recovered_at: u64,
@@ -108,6 +111,7 @@ impl<'a> Run<'a> {
             places,
             left: count,
             armed: None,
+            epoch: 0,
             watched: None,
             recovered_at: 0,
             progress_at: Instant::now(),
@@ -167,6 +171,7 @@ impl<'a> Run<'a> {
             Blow::Kill => "kill",
             Blow::Stand => "stop",
         };
+        self.epoch = crate::check::highest_epoch(&self.lab.history.all());
         self.lab.arm(signal, &place.to_string());
         self.armed = Some(place);
     }
@@ -221,7 +226,7 @@ impl<'a> Run<'a> {
         for link in &self.lab.to_control {
             link.lead_to(targets.clone());
         }
-        let before = crate::check::highest_epoch(&self.lab.history.all());
+        let before = self.epoch;
         let history = self.lab.history.clone();
         let taken = async || {
             let now = crate::check::highest_epoch(&history.all());
