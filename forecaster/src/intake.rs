@@ -65,8 +65,7 @@ impl Quantity {
         match self {
             Self::Demand(Resource::Cpu) => 1e9,
             Self::Demand(Resource::Memory) => 1.2e18,
-            Self::Demand(Resource::NetRx | Resource::NetTx) => 1e12,
-            Self::Activity => 1e12,
+            Self::Demand(Resource::NetRx | Resource::NetTx) | Self::Activity => 1e12,
         }
     }
 }

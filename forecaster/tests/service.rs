@@ -393,7 +393,7 @@ async fn until_tried(world: &World, registry: &Registry) -> trial::Report {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), looking)
+    tokio::time::timeout(Duration::from_mins(1), looking)
         .await
         .expect("the trial does not end");
     serde_json::from_str(&registry.trial().unwrap().unwrap()).unwrap()

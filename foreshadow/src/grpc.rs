@@ -248,7 +248,9 @@ mod tests {
         let request = PushRequest {
             samples: vec![given()],
         };
-        assert_eq!(samples_of(&request).unwrap()[0].value, 5.0);
+        let found = samples_of(&request).unwrap();
+        let values: Vec<_> = found.iter().map(|s| (s.quantity.name(), s.value)).collect();
+        assert_eq!(values, [("memory", 5.0)]);
         for (found, wanted) in [
             (words(|s| s.instance.clear()), "samples[1].instance is \"\""),
             (words(|s| s.quantity = 0), "samples[1].quantity is 0"),
