@@ -265,7 +265,7 @@ async fn check(
     let authority = request
         .uri()
         .authority()
-        .map(|authority| authority.as_str());
+        .map(axum::http::uri::Authority::as_str);
     let verdict = guard.judge(path, authority, request.headers(), caller);
     if verdict != Verdict::Welcome {
         guard.refused.fetch_add(1, Ordering::Relaxed);

@@ -77,9 +77,10 @@ pub(super) async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>,
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     let Some(acceptor) = acceptor else {
-        match speech(&stream).await {
-            Some(speech) => visit.talk(stream, speech, Caller::Unknown).await,
-            None => tracing::debug!("a connection of the page said nothing"),
+        if let Some(speech) = speech(&stream).await {
+            visit.talk(stream, speech, Caller::Unknown).await;
+        } else {
+            tracing::debug!("a connection of the page said nothing");
         }
         return;
     };
