@@ -175,8 +175,8 @@ async fn a_file_that_was_cut_short_or_written_over_is_an_error_and_never_an_empt
     let mut zeros = whole.clone();
     zeros[half..].fill(0);
     let mut noise = whole.clone();
-    for (index, byte) in noise[half..].iter_mut().enumerate() {
-        *byte = (index % 251) as u8;
+    for (byte, value) in noise[half..].iter_mut().zip((0..251_u8).cycle()) {
+        *byte = value;
     }
     let damaged = [
         ("a page is left", whole[..4096].to_vec()),
