@@ -1,11 +1,14 @@
 //! All series, each with its calibration: what the service knows.
 
+mod pushed;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use domain::{Forecast, HorizonForecast, InstanceId, QuantileCurve, Readings, Resource, Timestamp};
 
 use crate::announced::{Announced, Grid, Job};
+use crate::calendar::Calendar;
 use crate::calibrate::{Calibration, Interval};
 use crate::drift::Cusum;
 use crate::history::{Counters, KEPT, Series};
@@ -70,9 +73,21 @@ struct AtHorizon {
     open: VecDeque<(u64, Interval)>,
 }
 
+/// Who speaks for a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    /// Nobody since the restart.
+    Unknown,
+    /// A driver, and nobody beside it.
+    Driver,
+    /// Whoever pushes samples.
+    Others,
+}
+
 #[derive(Debug)]
 struct Entry {
     series: Series,
+    voice: Voice,
     /// By horizon in steps, rising.
     horizons: Vec<(usize, AtHorizon)>,
     /// The newest step when the last forecast was made.
@@ -89,10 +104,14 @@ type Groups = BTreeMap<(Resource, usize), Calibration>;
 pub(crate) struct Book {
     step_ms: u64,
     calibrating: Calibrating,
+    calendar: Option<Calendar>,
     entries: BTreeMap<SeriesKey, Entry>,
+    /// What the users of instances do, where somebody tells.
+    activity: BTreeMap<InstanceId, Series>,
     groups: Groups,
     jobs: BTreeMap<String, Job>,
     drifts: VecDeque<Drift>,
+    drifted: u64,
     /// Readings for which there was no room.
     no_room: u64,
 }
@@ -102,12 +121,20 @@ impl Book {
         Self {
             step_ms,
             calibrating,
+            calendar: None,
             entries: BTreeMap::new(),
+            activity: BTreeMap::new(),
             groups: Groups::new(),
             jobs: BTreeMap::new(),
             drifts: VecDeque::new(),
+            drifted: 0,
             no_room: 0,
         }
+    }
+
+    /// Tells the local time to the model.
+    pub(crate) fn keep_calendar(&mut self, calendar: Option<Calendar>) {
+        self.calendar = calendar;
     }
 
     fn entry(&mut self, key: SeriesKey) -> Option<&mut Entry> {
@@ -122,6 +149,7 @@ impl Book {
         let step_ms = self.step_ms;
         Some(self.entries.entry(key).or_insert_with(|| Entry {
             series: Series::new(step_ms),
+            voice: Voice::Unknown,
             horizons: Vec::new(),
             forecast_at: None,
             drift: Cusum::default(),
@@ -147,6 +175,7 @@ impl Book {
                 continue;
             }
             let Some(entry) = self.entry(key) else { return };
+            entry.voice = Voice::Driver;
             for (at, value) in news {
                 entry.series.push(at, value, now.0);
             }
@@ -178,7 +207,7 @@ impl Book {
     /// Forgets an instance that is no more.
     pub(crate) fn forget(&mut self, instance: &str) {
         self.entries
-            .retain(|(known, _), _| known.as_str() != instance);
+            .retain(|(known, _), entry| known.as_str() != instance || entry.voice == Voice::Others);
     }
 
     pub(crate) fn preload(&mut self, key: SeriesKey, values: &[Option<f64>], last_at: Timestamp) {
@@ -226,6 +255,35 @@ impl Book {
             .collect()
     }
 
+    /// Length of a step in milliseconds.
+    pub(crate) const fn step_ms(&self) -> u64 {
+        self.step_ms
+    }
+
+    /// The newest step of any series.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        let steps = self
+            .entries
+            .values()
+            .map(|entry| entry.series.newest_step());
+        steps.flatten().max()
+    }
+
+    /// The newest step of a series.
+    pub(crate) fn newest_step(&self, key: &SeriesKey) -> Option<u64> {
+        self.entries.get(key)?.series.newest_step()
+    }
+
+    /// What came at a step.
+    pub(crate) fn value_at(&self, key: &SeriesKey, step: u64) -> Option<f64> {
+        self.entries.get(key)?.series.value_at(step)
+    }
+
+    /// How many drifts there were.
+    pub(crate) const fn drifted(&self) -> u64 {
+        self.drifted
+    }
+
     /// What has drifted since this was asked before.
     pub(crate) fn take_drifts(&mut self) -> Vec<Drift> {
         self.drifts.drain(..).collect()
@@ -257,15 +315,25 @@ impl Book {
             }
             activity.clear();
             self.copy_activity(key, entry, &mut activity);
-            asking.push(&history, &activity, None);
+            let local_s = self
+                .calendar
+                .as_ref()
+                .and_then(|calendar| calendar.local_s(entry.series.newest_ms()?));
+            asking.push(&history, &activity, local_s);
             keys.push(key.clone());
         }
         keys
     }
 
-    /// What the users of a series' instance do, as far as its network shows it: the trainer's
-    /// stand-in for requests and sessions. Only when it is as fresh as the series itself.
+    /// What the users of a series' instance do: as somebody tells, or as far as its network shows
+    /// it, which is the trainer's stand-in. Only when it is as fresh as the series itself.
     fn copy_activity(&self, key: &SeriesKey, entry: &Entry, to: &mut Vec<f32>) {
+        let newest = entry.series.newest_step();
+        let told = self.activity.get(&key.0);
+        if let Some(told) = told.filter(|told| told.newest_step() == newest) {
+            told.copy_newest(DAY, to);
+            return;
+        }
         let companion = match key.1 {
             Resource::Cpu | Resource::Memory | Resource::NetTx => Resource::NetRx,
             Resource::NetRx => Resource::Cpu,
@@ -273,7 +341,7 @@ impl Book {
         let Some(other) = self.entries.get(&(key.0.clone(), companion)) else {
             return;
         };
-        if other.series.newest_step() == entry.series.newest_step() {
+        if other.series.newest_step() == newest {
             other.series.copy_newest(DAY, to);
         }
     }
@@ -305,6 +373,7 @@ impl Book {
         let samples = entry.series.samples();
         if entry.settle(key.1, &mut self.groups) {
             tracing::warn!(instance = %key.0, resource = %key.1, "its forecasts have drifted");
+            self.drifted += 1;
             if self.drifts.len() == MAX_DRIFTS {
                 self.drifts.pop_front();
             }
@@ -419,133 +488,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use domain::{ModelRef, QUANTILE_LEVELS, Reading, Resources};
-
-    use super::*;
-
-    fn instance() -> InstanceId {
-        InstanceId::new("a1").unwrap()
-    }
-
-    fn readings(samples: &[(u64, f64)]) -> Readings {
-        let reading = |&(at, cpu): &(u64, f64)| Reading {
-            at: Timestamp(at),
-            demand: Resources {
-                cpu: Some(cpu),
-                ..Resources::default()
-            },
-        };
-        Readings {
-            instance: instance(),
-            readings: samples.iter().map(reading).collect(),
-        }
-    }
-
-    fn narrow() -> Answer {
-        let values = QUANTILE_LEVELS.map(|level| 100.0 + level);
-        Answer {
-            model: ModelRef {
-                id: "test".to_owned(),
-                version: "1".to_owned(),
-                fallback: None,
-            },
-            horizons: vec![1, 3],
-            curves: vec![QuantileCurve::new(values).unwrap(); 2],
-        }
-    }
-
-    fn run(calibrating: Calibrating, steps: u64) -> (Book, Forecast) {
-        let mut book = Book::new(1_000, calibrating);
-        let key = (instance(), Resource::Cpu);
-        let mut last = None;
-        for step in 1..=steps {
-            let now = Timestamp(step * 1_000);
-            // Always outside the curves' interval.
-            book.take_in(&readings(&[(step * 1_000, 300.0)]), now);
-            last = book.publish(&key, narrow(), now);
-        }
-        (book, last.unwrap())
-    }
-
-    #[test]
-    fn readings_published_again_are_counted_once_and_a_step_takes_all_its_samples_in() {
-        let mut book = Book::new(1_000, Calibrating::Observe);
-        book.take_in(&readings(&[(1_000, 10.0)]), Timestamp(9_000));
-        book.take_in(&readings(&[(1_000, 10.0), (1_500, 20.0)]), Timestamp(9_000));
-        book.take_in(&readings(&[(1_500, 20.0), (2_000, 5.0)]), Timestamp(9_000));
-        let mut asking = Asking::default();
-        assert_eq!(book.ask(None, 9, 2, &mut asking).len(), 1);
-        assert_eq!(asking.known(0).history, [15.0, 5.0]);
-        let counters = book.counters(&instance(), Resource::Cpu).unwrap();
-        assert_eq!(
-            (counters.merged, counters.duplicates, counters.late),
-            (1, 0, 0)
-        );
-    }
-
-    #[test]
-    fn coverage_is_learnt_per_horizon_from_what_came_true() {
-        let (book, _) = run(Calibrating::Observe, 10);
-        let coverage = book.coverage(&instance(), Resource::Cpu);
-        // Ten steps, of which the newest is open: nine less the horizon.
-        let seen: Vec<_> = coverage.iter().map(|c| (c.steps, c.seen)).collect();
-        assert_eq!(seen, [(1, 8), (3, 6)]);
-        assert!(coverage.iter().all(|c| c.inside == 0.0 && c.factor > 1.0));
-    }
-
-    #[test]
-    fn curves_are_widened_only_when_asked() {
-        let width = |calibrating| {
-            let (_, forecast) = run(calibrating, 40);
-            let curve = forecast.horizons[0].demand;
-            curve.at(0.9) - curve.at(0.1)
-        };
-        assert!((width(Calibrating::Observe) - 0.8).abs() < 1e-9);
-        assert!(width(Calibrating::Adapt) > 1.0);
-    }
-
-    #[test]
-    fn the_group_learns_from_every_series_of_its_resource() {
-        let (book, _) = run(Calibrating::Observe, 10);
-        let groups = book.group_coverage();
-        let seen: Vec<_> = groups.iter().map(|(r, c)| (*r, c.steps, c.seen)).collect();
-        assert_eq!(seen, [(Resource::Cpu, 1, 8), (Resource::Cpu, 3, 6)]);
-    }
-
-    #[test]
-    fn forecasts_that_never_come_true_are_a_drift_that_is_told_once() {
-        let (mut book, _) = run(Calibrating::Observe, 16);
-        let drifts = book.take_drifts();
-        assert_eq!(drifts.len(), 1, "{drifts:?}");
-        assert_eq!(drifts[0].instance, instance());
-        assert_eq!(book.take_drifts(), []);
-    }
-
-    #[test]
-    fn series_are_asked_about_in_pieces_each_once() {
-        let mut book = Book::new(1_000, Calibrating::Observe);
-        for name in ["a", "b", "c"] {
-            let mut one = readings(&[(1_000, 10.0)]);
-            one.instance = InstanceId::new(name).unwrap();
-            book.take_in(&one, Timestamp(9_000));
-        }
-        let mut asking = Asking::default();
-        let first = book.ask(None, 2, 8, &mut asking);
-        let second = book.ask(first.last(), 2, 8, &mut asking);
-        let names: Vec<_> = first.iter().chain(&second).map(|k| k.0.as_str()).collect();
-        assert_eq!(names, ["a", "b", "c"]);
-        assert_eq!(asking.len(), 3);
-    }
-
-    #[test]
-    fn an_instance_that_is_gone_is_forgotten() {
-        let (mut book, _) = run(Calibrating::Observe, 3);
-        book.forget("a1");
-        assert_eq!(book.ask(None, 9, 1, &mut Asking::default()), []);
-        assert!(
-            book.publish(&(instance(), Resource::Cpu), narrow(), Timestamp(1))
-                .is_none()
-        );
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //! # Flow
 //! ```text
 //! store: Readings ─▶ history (ring per series) ─▶ model (ONNX, batched) ─▶ calibration ─▶ store: Forecast
-//!          trace ─▶     │  ▲                        └─ absent or broken ─▶ fallback, flagged
+//!  intake, trace ─▶     │  ▲                        └─ absent or broken ─▶ fallback, flagged
 //!                       ▼  │ restart
 //!                     snapshot
 //! ```
@@ -19,6 +19,7 @@
 pub mod announced;
 pub mod backtest;
 mod book;
+pub mod calendar;
 pub mod calibrate;
 pub mod cron;
 pub mod drift;
@@ -26,13 +27,18 @@ pub mod fallback;
 pub mod features;
 pub mod history;
 pub mod import;
+mod insight;
+pub mod intake;
 pub mod model;
 mod predict;
 pub mod registry;
 mod service;
+mod shadow;
 pub mod snapshot;
+pub mod trial;
 
 pub use book::{Calibrating, Coverage, Drift};
 pub use import::{ImportError, Negative, Trace, read_trace};
+pub use insight::Insight;
 pub use model::{Asking, Model, ModelError};
-pub use service::{Forecaster, ForecasterConfig, ForecasterError};
+pub use service::{Forecaster, ForecasterConfig, ForecasterError, TRAINED_MS};

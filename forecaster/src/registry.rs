@@ -6,6 +6,8 @@
 //!   2026-11-20/…
 //!   active      the name of the version in use
 //!   previous    the one before it
+//!   candidate   the name of a version that is tried beside the one in use
+//!   trial.json  how that stands, or what came of it
 //! ```
 //! A version is promoted only after it was loaded and tried out: a wrong hash, contract or shape
 //! leaves everything as it was. Both names are replaced atomically; running forecasters look at
@@ -20,6 +22,8 @@ use crate::model::{Model, ModelError};
 
 const ACTIVE: &str = "active";
 const PREVIOUS: &str = "previous";
+const CANDIDATE: &str = "candidate";
+const TRIAL: &str = "trial.json";
 
 /// Why a registry cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +158,69 @@ impl Registry {
         let version = self.read(PREVIOUS)?.ok_or(RegistryError::Nothing)?;
         self.promote(&version)?;
         Ok(version)
+    }
+
+    /// Has running forecasters try a version beside the one in use, after it was loaded and tried
+    /// out here. They use it if it is not worse.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing is tried then.
+    pub fn try_version(&self, version: &str) -> Result<(), RegistryError> {
+        self.check(version)?;
+        self.write(CANDIDATE, version)
+    }
+
+    /// Name of the version that is to be tried.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`].
+    pub fn candidate(&self) -> Result<Option<String>, RegistryError> {
+        self.read(CANDIDATE)
+    }
+
+    /// Ends a trial: nothing is tried any more.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`].
+    pub fn end_trial(&self) -> Result<(), RegistryError> {
+        let path = self.folder.join(CANDIDATE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// How the latest trial stands, as JSON; nothing if there was none.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`].
+    pub fn trial(&self) -> Result<Option<String>, RegistryError> {
+        self.read(TRIAL)
+    }
+
+    /// Writes down how a trial stands.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`].
+    pub(crate) fn note_trial(&self, report: &str) -> Result<(), RegistryError> {
+        self.write(TRIAL, report)
+    }
+
+    /// Loads a version to try it.
+    ///
+    /// # Errors
+    /// [`RegistryError`] naming what is wrong.
+    pub(crate) fn load_version(
+        &self,
+        version: &str,
+        library: Option<&Path>,
+    ) -> Result<Model, RegistryError> {
+        self.named(version)?;
+        let loaded = Model::load(&self.folder.join(version), library);
+        loaded.map_err(|source| RegistryError::Model {
+            version: version.to_owned(),
+            source,
+        })
     }
 
     /// Loads the version in use.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::forecast::InstanceForecast;
 use domain::{Announcement, Forecast, InstanceId, Readings, Resource, Timestamp};
@@ -14,11 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announced::Job;
 use crate::book::{Book, Calibrating, Coverage, Drift, SeriesKey};
+use crate::calendar::Calendar;
 use crate::history::Counters;
+use crate::insight::Insight;
+use crate::intake::Intake;
 use crate::model::{Asking, Model, ModelError};
 use crate::predict::{self, Answer, Loaded, Predictor};
 use crate::registry::{Registry, RegistryError};
-use crate::snapshot;
+use crate::shadow::{Said, Shadow};
+use crate::{snapshot, trial};
 
 /// Forecasts written in one transaction.
 const PER_COMMIT: usize = 64;
@@ -26,7 +30,7 @@ const PER_COMMIT: usize = 64;
 const PER_PIECE: usize = 1_024;
 
 /// Settings of the forecaster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ForecasterConfig {
     /// Length of a step in milliseconds.
     pub step_ms: u64,
@@ -43,6 +47,10 @@ pub struct ForecasterConfig {
     pub snapshot_ms: u64,
     /// What is done with what calibration learns.
     pub calibrating: Calibrating,
+    /// Local time, where it is to help; only with steps of five minutes, as in the training.
+    pub calendar: Option<Calendar>,
+    /// How a new version is tried.
+    pub trial: trial::Settings,
 }
 
 impl Default for ForecasterConfig {
@@ -55,6 +63,8 @@ impl Default for ForecasterConfig {
             snapshot_dir: None,
             snapshot_ms: 300_000,
             calibrating: Calibrating::Adapt,
+            calendar: None,
+            trial: trial::Settings::default(),
         }
     }
 }
@@ -70,12 +80,18 @@ impl ForecasterConfig {
                 return Err(ForecasterError::Setting { field, value });
             }
         }
+        if self.calendar.is_some() && self.step_ms != TRAINED_MS {
+            return Err(ForecasterError::Calendar(self.step_ms));
+        }
         Ok(())
     }
 }
 
 /// From a tenth of a second to a day.
 const ALLOWED_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
+
+/// The step that models were trained with.
+pub const TRAINED_MS: u64 = 300_000;
 
 /// What keeps a forecaster from starting.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +104,9 @@ pub enum ForecasterError {
         /// Its value.
         value: u64,
     },
+    /// A calendar with other steps than those that the model counts local time in.
+    #[error("forecaster: step_ms is {0}; allowed with a calendar is 300000")]
+    Calendar(u64),
 }
 
 type Shared = Arc<Mutex<Book>>;
@@ -100,6 +119,7 @@ fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
 /// A running forecaster.
 pub struct Forecaster {
     book: Shared,
+    intake: Intake,
     cancel: CancellationToken,
     task: JoinHandle<()>,
     model: Result<String, ModelError>,
@@ -139,9 +159,15 @@ impl Forecaster {
             }
         };
         let book = Arc::new(Mutex::new(restored(config)));
+        let intake = Intake::new(Arc::clone(&book), Arc::clone(&clock));
         let cancel = CancellationToken::new();
+        let registry = registry(config);
+        let shadow = registry.as_ref().map(|(registry, _)| {
+            Shadow::new(registry.clone(), config.library.clone(), config.trial)
+        });
         let worker = Worker {
-            registry: registry(config),
+            registry,
+            shadow,
             config: config.clone(),
             store,
             clock,
@@ -152,6 +178,7 @@ impl Forecaster {
         let task = tokio::spawn(worker.run(cancel.clone()));
         Ok(Self {
             book,
+            intake,
             cancel,
             task,
             model,
@@ -162,6 +189,11 @@ impl Forecaster {
     pub fn pulse(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let task = self.task.abort_handle();
         move || !task.is_finished()
+    }
+
+    /// The way in for samples of others than drivers.
+    pub fn intake(&self) -> Intake {
+        self.intake.clone()
     }
 
     /// The model in use, or why there is none.
@@ -197,6 +229,11 @@ impl Forecaster {
     /// How well the forecasts of all series of a resource came true, by horizon.
     pub fn group_coverage(&self) -> Vec<(Resource, Coverage)> {
         lock(&self.book).group_coverage()
+    }
+
+    /// What it knows of its own forecasts, for as long as anybody wants to know.
+    pub fn insight(&self) -> Insight {
+        Insight::new(Arc::clone(&self.book))
     }
 
     /// Series whose forecasts have stopped coming true, since this was asked before.
@@ -235,6 +272,7 @@ fn load(config: &ForecasterConfig) -> Loaded {
 /// A book with what the snapshot knows.
 fn restored(config: &ForecasterConfig) -> Book {
     let mut book = Book::new(config.step_ms, config.calibrating);
+    book.keep_calendar(config.calendar.clone());
     let Some(folder) = &config.snapshot_dir else {
         return book;
     };
@@ -270,6 +308,8 @@ fn model_dir(config: &ForecasterConfig) -> Option<PathBuf> {
 struct Worker {
     /// Where another version may be promoted, and the one that was looked at last.
     registry: Option<(Registry, Option<String>)>,
+    /// A version that is tried beside it.
+    shadow: Option<Shadow>,
     config: ForecasterConfig,
     store: SharedStore,
     clock: Arc<dyn Clock>,
@@ -294,6 +334,8 @@ impl Worker {
                 // Before readings: a flood of them must not keep forecasts back.
                 _ = tick.tick() => {
                     self.refresh().await;
+                    self.try_candidate().await;
+                    self.expire().await;
                     if let Err(error) = self.publish().await {
                         tracing::warn!(%error, "forecasts were not published");
                     }
@@ -344,6 +386,31 @@ impl Worker {
         }
     }
 
+    /// Compares a candidate with what has come, and begins or ends its trial.
+    async fn try_candidate(&mut self) {
+        let Some(shadow) = &mut self.shadow else {
+            return;
+        };
+        let active = self.registry.as_ref().and_then(|(_, known)| known.clone());
+        shadow.look(active.as_deref()).await;
+        shadow.settle(&lock(&self.book));
+    }
+
+    /// Takes back the forecasts of what nobody speaks of any more.
+    async fn expire(&self) {
+        let gone = lock(&self.book).expire(self.clock.now());
+        for instances in gone.chunks(PER_COMMIT) {
+            let mut transaction = Transaction::new();
+            for instance in instances {
+                let key = Key::new(Kind::Forecast, instance.as_str());
+                transaction = transaction.delete(key, Expect::Any);
+            }
+            if let Err(error) = self.store.commit(transaction).await {
+                tracing::warn!(%error, "forecasts of what is silent were not taken back");
+            }
+        }
+    }
+
     /// Takes in all readings that are published now.
     async fn catch_up(&self) {
         match self.store.list(Kind::Readings).await {
@@ -379,7 +446,7 @@ impl Worker {
     }
 
     /// Forecasts every series, a piece at a time: neither the lock nor the memory is held for all.
-    async fn publish(&self) -> Result<(), StoreError> {
+    async fn publish(&mut self) -> Result<(), StoreError> {
         let mut after: Option<SeriesKey> = None;
         let mut asking = Asking::default();
         loop {
@@ -389,8 +456,11 @@ impl Worker {
                 return Ok(());
             }
             after = keys.last().cloned();
+            let begin = Instant::now();
             let (answers, memory) = self.predict(asking).await;
-            asking = memory;
+            asking = self
+                .ask_candidate(memory, &keys, &answers, begin.elapsed())
+                .await;
             self.write(self.forecasts(keys, answers)).await?;
         }
     }
@@ -427,6 +497,32 @@ impl Worker {
             predict::fall_back(&asking, "model: its run broke off")
         });
         (answers, Arc::into_inner(asking).unwrap_or_default())
+    }
+
+    /// Asks a candidate the same, if one is tried; gives the memory back.
+    async fn ask_candidate(
+        &mut self,
+        asking: Asking,
+        keys: &[SeriesKey],
+        answers: &[Option<Answer>],
+        took: Duration,
+    ) -> Asking {
+        let Some(shadow) = &mut self.shadow else {
+            return asking;
+        };
+        let Some(ask) = shadow.ask() else {
+            return asking;
+        };
+        let run = tokio::task::spawn_blocking(move || (ask(&asking), asking));
+        let (said, asking): (Option<Said>, Asking) = match run.await {
+            Ok((said, asking)) => (Some(said), asking),
+            Err(error) => {
+                tracing::warn!(%error, "the run of the version that is tried broke off");
+                (None, Asking::default())
+            }
+        };
+        shadow.note(&lock(&self.book), keys, answers, took, said);
+        asking
     }
 
     fn forecasts(
@@ -469,104 +565,4 @@ fn ticking(every_ms: u64) -> Interval {
 }
 
 #[cfg(test)]
-mod tests {
-    use domain::QuantileCurve;
-    use store::{MemoryStore, SystemClock};
-
-    use super::*;
-
-    /// Answers, then fails, then panics, then answers again; and so on.
-    struct Fickle(u32);
-
-    impl Predictor for Fickle {
-        fn made_by(&self) -> (String, String) {
-            ("fickle".to_owned(), "1".to_owned())
-        }
-        fn context(&self) -> usize {
-            16
-        }
-        fn horizons(&self) -> Vec<usize> {
-            vec![1]
-        }
-        fn predict(
-            &mut self,
-            asked: &Asking,
-        ) -> Result<Vec<Option<Vec<QuantileCurve>>>, ModelError> {
-            self.0 += 1;
-            match self.0 % 3 {
-                1 => Ok(vec![
-                    QuantileCurve::certain(1.0).map(|c| vec![c]);
-                    asked.len()
-                ]),
-                2 => Err(ModelError::Runtime("no memory left".to_owned())),
-                _ => panic!("a fault in the library"),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_model_that_fails_or_panics_while_running_never_stops_the_forecasts() {
-        let store: SharedStore = Arc::new(MemoryStore::new());
-        let config = ForecasterConfig {
-            step_ms: 100,
-            ..ForecasterConfig::default()
-        };
-        let mut published = store.watch(Kind::Forecast);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let now = clock.now();
-        let forecaster =
-            Forecaster::start_with(&config, Ok(Box::new(Fickle(0))), store, clock).unwrap();
-        let id = InstanceId::new("a1").unwrap();
-        forecaster.preload(&id, Resource::Cpu, &[Some(7.0); 8], now);
-        let mut reasons = Vec::new();
-        let looking = async {
-            while reasons.len() < 4 {
-                if let Some(Change::Put(record)) = published.next().await {
-                    let forecast = record.parse::<InstanceForecast>().unwrap().value;
-                    reasons.push(forecast.forecasts[0].model.fallback.clone());
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), looking)
-            .await
-            .unwrap();
-        forecaster.shutdown().await;
-        assert_eq!(reasons[0], None);
-        assert!(reasons[1].as_ref().unwrap().contains("no memory left"));
-        assert!(reasons[2].as_ref().unwrap().contains("broke off"));
-        assert_eq!(reasons[3], None, "the model is asked again");
-    }
-
-    #[tokio::test]
-    async fn settings_out_of_range_are_named() {
-        for (field, config) in [
-            (
-                "step_ms",
-                ForecasterConfig {
-                    step_ms: 99,
-                    ..ForecasterConfig::default()
-                },
-            ),
-            (
-                "interval_ms",
-                ForecasterConfig {
-                    interval_ms: Some(0),
-                    ..ForecasterConfig::default()
-                },
-            ),
-            (
-                "snapshot_ms",
-                ForecasterConfig {
-                    snapshot_ms: 0,
-                    ..ForecasterConfig::default()
-                },
-            ),
-        ] {
-            let store: SharedStore = Arc::new(MemoryStore::new());
-            let error = Forecaster::start(&config, store, Arc::new(SystemClock))
-                .err()
-                .unwrap();
-            assert!(error.to_string().contains(field), "{error}");
-        }
-    }
-}
+mod tests;

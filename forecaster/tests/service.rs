@@ -14,6 +14,7 @@ use std::time::Duration;
 use domain::forecast::InstanceForecast;
 use domain::{Announcement, InstanceId, Reading, Readings, Resource, Resources, Timestamp, When};
 use foreshadow_forecaster::registry::Registry;
+use foreshadow_forecaster::trial;
 use foreshadow_forecaster::{Forecaster, ForecasterConfig};
 use store::{Clock, Expect, Key, Kind, ManualClock, MemoryStore, SharedStore, Transaction};
 
@@ -352,5 +353,76 @@ async fn odd_samples_are_counted_and_do_no_harm() {
     );
     let forecast = found.of(Resource::Cpu).unwrap();
     assert_eq!((forecast.samples, forecast.last), (2, Some(5.0)));
+    forecaster.shutdown().await;
+}
+
+/// Steps of the trials below: as few as possible.
+const QUICK: trial::Settings = trial::Settings {
+    block: 1,
+    blocks: 3,
+    margin: 0.005,
+};
+
+/// A registry in which `one` is in use and `two` is another version.
+fn two_versions() -> (tempfile::TempDir, Registry) {
+    let folder = tempfile::tempdir().unwrap();
+    for version in ["one", "two"] {
+        let to = folder.path().join(version);
+        std::fs::create_dir(&to).unwrap();
+        for file in ["manifest.json", "demand.onnx"] {
+            std::fs::copy(artifacts().join(file), to.join(file)).unwrap();
+        }
+    }
+    let registry = Registry::open(folder.path()).unwrap();
+    registry.promote("one").unwrap();
+    (folder, registry)
+}
+
+/// Lets time go on until the trial is over; gives its report.
+async fn until_tried(world: &World, registry: &Registry) -> trial::Report {
+    let looking = async {
+        for step in 1_u64.. {
+            world.clock.advance(STEP_MS);
+            let now = world.clock.now();
+            world
+                .publish("a1", &[(now.0, 100.0 + (step % 7) as f64)])
+                .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if registry.candidate().unwrap().is_none() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), looking)
+        .await
+        .expect("the trial does not end");
+    serde_json::from_str(&registry.trial().unwrap().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_version_that_is_no_worse_on_live_data_is_used_and_another_is_refused_by_name() {
+    let (folder, registry) = two_versions();
+    let world = World::new();
+    world.publish("a1", &samples(40)).await;
+    let config = ForecasterConfig {
+        model_dir: Some(folder.path().to_owned()),
+        trial: QUICK,
+        ..config()
+    };
+    let forecaster = world.start(&config);
+    registry.try_version("two").unwrap();
+    let report = until_tried(&world, &registry).await;
+    assert_eq!(report.verdict, trial::Verdict::Promoted, "{report:?}");
+    assert!(report.truths >= 3 && report.blocks >= 3, "{report:?}");
+    assert_eq!(registry.active().unwrap().as_deref(), Some("two"));
+    // One that is spoilt after it was named: it is refused, and what is in use stays.
+    std::fs::write(folder.path().join("one/demand.onnx"), b"spoilt").unwrap();
+    std::fs::write(folder.path().join("candidate"), "one\n").unwrap();
+    let report = until_tried(&world, &registry).await;
+    let trial::Verdict::Refused(reason) = &report.verdict else {
+        panic!("{report:?}");
+    };
+    assert!(reason.contains("SHA-256"), "{reason}");
+    assert_eq!(registry.active().unwrap().as_deref(), Some("two"));
     forecaster.shutdown().await;
 }

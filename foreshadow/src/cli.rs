@@ -10,6 +10,7 @@ use crate::access::Access;
 use crate::announce::AnnounceOptions;
 use crate::certs::CertsOptions;
 use crate::forecasting::{BacktestOptions, ForecastOptions, ModelsOptions};
+use crate::push::PushOptions;
 use crate::simulate::SimulateOptions;
 use crate::workload::WorkloadOptions;
 
@@ -78,6 +79,8 @@ pub enum Command {
     Backtest(BacktestOptions),
     /// List, check, promote and roll back forecast models.
     Models(ModelsOptions),
+    /// Push demand from a file or from Prometheus: the forecasts know the past then.
+    Push(PushOptions),
     /// Announce load that is known to come: scheduled jobs, events, expected users.
     Announce(AnnounceOptions),
     /// Play traces against the planner and the rules of its peers, in virtual time.

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use domain::{Host, HostId, InstanceSpec, Service};
+use forecaster::calendar::{Calendar, CalendarError};
 use migrator::Settings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::ingest::settings::IngestSettings;
 use crate::lines::{Step, line_of};
 use crate::security::Security;
 use crate::storage::StoreChoice;
@@ -52,6 +54,13 @@ pub struct Config {
     /// Addresses (`http://…`) to which plans, assignments and isolation are posted as JSON.
     #[serde(default)]
     pub webhooks: Vec<String>,
+    /// What is taken in of what Prometheus and OpenTelemetry send.
+    #[serde(default, skip_serializing_if = "IngestSettings::is_default")]
+    pub ingest: IngestSettings,
+    /// Local time for the forecasts: people work by day and rest on holidays. Only with steps of five
+    /// minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<CalendarSettings>,
     /// The hosts.
     pub hosts: Vec<Host>,
     /// The services.
@@ -61,6 +70,27 @@ pub struct Config {
     /// The migrator's settings.
     #[serde(default)]
     pub migrator: Settings,
+}
+
+/// Where the users are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CalendarSettings {
+    /// Their time zone: its name, as Europe/Berlin, or an offset, as +02:00.
+    pub zone: String,
+    /// Days, as 2026-12-25, that are like a Sunday.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holidays: Vec<String>,
+}
+
+impl CalendarSettings {
+    /// The calendar, checked.
+    ///
+    /// # Errors
+    /// [`CalendarError`] naming field and value.
+    pub fn calendar(&self) -> Result<Calendar, CalendarError> {
+        Calendar::new(&self.zone, &self.holidays)
+    }
 }
 
 /// An instance and where it starts.
@@ -172,6 +202,30 @@ impl Config {
                      127.0.0.1, or set insecure_remote: true"
                 ),
             ));
+        }
+        self.ingest.rules().map_err(|error| {
+            let path = [
+                "ingest".into(),
+                "series".into(),
+                error.index.into(),
+                error.field.into(),
+            ];
+            let reason = format!("ingest.series[{}].{error}", error.index);
+            Mistake::new(path, reason)
+        })?;
+        if let Some(settings) = &self.calendar {
+            settings.calendar().map_err(|error| {
+                let path = ["calendar".into(), error.field.into()];
+                Mistake::new(path, format!("calendar.{error}"))
+            })?;
+            if self.step_ms != forecaster::TRAINED_MS {
+                let reason = format!(
+                    "step_ms is {} and calendar is given; allowed with it is {}",
+                    self.step_ms,
+                    forecaster::TRAINED_MS
+                );
+                return Err(Mistake::new(["step_ms".into()], reason));
+            }
         }
         for (index, address) in self.webhooks.iter().enumerate() {
             let known: Result<hyper::Uri, _> = address.parse();
@@ -347,6 +401,23 @@ instances:
         );
         let admin = message(&format!("{GOOD}xds_admin: 192.0.2.1:80\n"));
         assert!(admin.contains("line 11: xds_admin is"), "{admin}");
+        let factor = message(&format!(
+            "{GOOD}ingest:\n  series:\n    - metric: cpu\n      instance: pod\n      quantity: cpu\n      factor: 0\n"
+        ));
+        assert!(
+            factor.contains("line 16: ingest.series[0].factor is 0; allowed is"),
+            "{factor}"
+        );
+        let zone = message(&format!("{GOOD}calendar:\n  zone: Atlantis\n"));
+        assert!(
+            zone.contains("line 12: calendar.zone is \"Atlantis\""),
+            "{zone}"
+        );
+        let step = message(&format!("{GOOD}step_ms: 1000\ncalendar: {{zone: UTC}}\n"));
+        assert!(
+            step.contains("line 11: step_ms is 1000 and calendar"),
+            "{step}"
+        );
         let typo = message(&format!("{GOOD}security: {{tokenfile: x}}\n"));
         assert!(typo.contains("tokenfile"), "{typo}");
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{HolderId, Instance, InstanceState, Resource, Routing, Timestamp};
+use forecaster::intake::Sieve;
 use forecaster::{Forecaster, ForecasterConfig};
 use migrator::Migrator;
 use migrator::driver::Driver;
@@ -17,11 +18,12 @@ use store::{Clock, Expect, Key, Kind, SharedStore, SystemClock, Transaction};
 use tokio_util::sync::CancellationToken;
 use xds_server::{XdsConfig, XdsServer};
 
-use crate::config::Config;
+use crate::config::{CalendarSettings, Config};
 use crate::door::{Guard, Token};
 use crate::error::Failure;
 use crate::health::{self, Vitals};
 use crate::http::{self, Api};
+use crate::ingest::Ingest;
 use crate::keyring::Keyring;
 use crate::security::PageTls;
 use crate::storage::{self, Opened, StoreChoice};
@@ -86,7 +88,10 @@ impl ControlPlane {
             .map_err(Failure::unavailable("start the xDS server"))?;
         inventory(config, &store, &driver).await?;
 
+        let calendar = config.calendar.as_ref().map(CalendarSettings::calendar);
+        let calendar = calendar.transpose();
         let forecasting = ForecasterConfig {
+            calendar: calendar.map_err(|error| Failure::Config(error.to_string()))?,
             step_ms: config.step_ms,
             snapshot_dir: Some(config.data.join("history")),
             ..ForecasterConfig::default()
@@ -97,6 +102,9 @@ impl ControlPlane {
             let last = Timestamp(clock.now().0.saturating_sub(config.step_ms));
             forecaster.preload(instance, Resource::Cpu, values, last);
         }
+        let rules = config.ingest.rules();
+        let rules = rules.map_err(|error| Failure::Config(error.to_string()))?;
+        let sieve = Sieve::new(rules, config.step_ms);
         let holder = HolderId::new(format!("migrator-{}", std::process::id()))
             .map_err(Failure::failed("name the migrator"))?;
         let migrator = Arc::new(Migrator::start(
@@ -122,6 +130,8 @@ impl ControlPlane {
             clock,
             migrator: Arc::clone(&migrator),
             vitals,
+            ingest: Ingest::new(forecaster.intake(), sieve),
+            insight: forecaster.insight(),
         };
         let files = keyring.page.clone();
         let page = http::serve(api, config.page, guard, files, cancel.clone()).await?;

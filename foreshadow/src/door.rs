@@ -3,6 +3,7 @@
 //! # Flow
 //! ```text
 //! accept (limited) ─▶ TLS, if set ─▶ headers (limited in time and size) ─▶ guard ─▶ router
+//! HTTP/1.1, and HTTP/2 for gRPC (told by its first bytes, or agreed on in TLS)
 //! ```
 //! # Guarantees
 //! - Where a token or client certificates are set, nobody uses the API without one: the comparison
@@ -11,6 +12,8 @@
 //!   that such a page causes are told by their `Origin` and `Host`.
 //! - The token is kept as its hash only, so that it cannot be printed.
 
+mod visit;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,17 +21,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use self::visit::{Visit, connection};
+use crate::error::Failure;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -39,18 +40,11 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xds_server::authority::OPERATOR;
-
-use crate::error::Failure;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long the headers of a request may take.
-const HEADERS: Duration = Duration::from_secs(10);
-/// Bytes that a request's headers may have.
-const MAX_HEADERS: usize = 32 * 1024;
+/// Those of them that may speak HTTP/2: they may be quiet for as long as they like.
+const MAX_MULTIPLEXED: usize = 64;
 /// How long open connections may go on when the control plane stops.
 const GRACE: Duration = Duration::from_secs(2);
 /// How often certificates are looked at.
@@ -104,7 +98,7 @@ impl PageFiles {
         let mut config = builder
             .with_single_cert(certificates(&self.certificate)?, key)
             .map_err(bad(&self.certificate))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 }
@@ -203,8 +197,14 @@ impl Guard {
         self.token.is_some() || self.certificates
     }
 
-    fn judge(&self, path: &str, headers: &HeaderMap, caller: Caller) -> Verdict {
-        if self.is_foreign(headers) {
+    fn judge(
+        &self,
+        path: &str,
+        authority: Option<&str>,
+        headers: &HeaderMap,
+        caller: Caller,
+    ) -> Verdict {
+        if self.is_foreign(authority, headers) {
             return Verdict::Foreign;
         }
         // Probes, and a page that is empty without the API.
@@ -224,11 +224,13 @@ impl Guard {
     }
 
     /// Whether a browser sends this for a page of another site.
-    fn is_foreign(&self, headers: &HeaderMap) -> bool {
+    fn is_foreign(&self, authority: Option<&str>, headers: &HeaderMap) -> bool {
         let text = |value: Option<&axum::http::HeaderValue>| {
             value.map(|value| value.to_str().unwrap_or("?").to_owned())
         };
-        let host = text(headers.get(HOST)).unwrap_or_default();
+        // HTTP/2 says it in the address instead.
+        let told = authority.map(ToOwned::to_owned);
+        let host = text(headers.get(HOST)).or(told).unwrap_or_default();
         if let Some(origin) = text(headers.get(ORIGIN)) {
             let from = origin.split_once("://").map(|(_, authority)| authority);
             if from != Some(host.as_str()) {
@@ -260,7 +262,11 @@ async fn check(
     next: Next,
 ) -> Response {
     let path = request.uri().path();
-    let verdict = guard.judge(path, request.headers(), caller);
+    let authority = request
+        .uri()
+        .authority()
+        .map(axum::http::uri::Authority::as_str);
+    let verdict = guard.judge(path, authority, request.headers(), caller);
     if verdict != Verdict::Welcome {
         guard.refused.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(path, ?verdict, "a request is refused");
@@ -351,6 +357,7 @@ async fn serve(
     cancel: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let multiplexed = Arc::new(Semaphore::new(MAX_MULTIPLEXED));
     let connections = TaskTracker::new();
     let mut look = tokio::time::interval(LOOK);
     loop {
@@ -381,9 +388,13 @@ async fn serve(
             }
         };
         let acceptor = tls.as_ref().map(|tls| tls.acceptor.clone());
-        let (app, cancel) = (app.clone(), cancel.clone());
+        let visit = Visit {
+            app: app.clone(),
+            multiplexed: Arc::clone(&multiplexed),
+            cancel: cancel.clone(),
+        };
         connections.spawn(async move {
-            connection(stream, acceptor, app, cancel).await;
+            connection(stream, acceptor, visit).await;
             drop(permit);
         });
     }
@@ -396,63 +407,10 @@ async fn serve(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: Option<TlsAcceptor>,
-    app: Router,
-    cancel: CancellationToken,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    let Some(acceptor) = acceptor else {
-        return talk(stream, app, Caller::Unknown, cancel).await;
-    };
-    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => {
-            let names = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(<[_]>::first)
-                .map(xds_server::names_of);
-            let caller = match names {
-                Some(names) if names.contains(OPERATOR) => Caller::Operator,
-                Some(_) | None => Caller::Unknown,
-            };
-            talk(stream, app, caller, cancel).await;
-        }
-        Ok(Err(error)) => tracing::warn!(%error, "a TLS handshake with the page failed"),
-        Err(_) => tracing::warn!("a TLS handshake with the page took too long"),
-    }
-}
-
-async fn talk<S>(stream: S, app: Router, caller: Caller, cancel: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = TowerToHyperService::new(app.layer(Extension(caller)));
-    let talking = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .max_buf_size(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(talking);
-    let ended = tokio::select! {
-        biased;
-        () = cancel.cancelled() => {
-            talking.as_mut().graceful_shutdown();
-            talking.await
-        }
-        ended = &mut talking => ended,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection of the page broke");
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     fn headers(pairs: &[(axum::http::HeaderName, &str)]) -> HeaderMap {
@@ -471,14 +429,14 @@ mod tests {
         };
         let bearer = |text: &str| {
             let given = headers(&[(HOST, "127.0.0.1:1"), (AUTHORIZATION, text)]);
-            guard.judge("/api/moves", &given, Caller::Unknown)
+            guard.judge("/api/moves", None, &given, Caller::Unknown)
         };
         assert_eq!(bearer("Bearer correct horse battery"), Verdict::Welcome);
         for wrong in ["Bearer correct horse", "correct horse battery", "Bearer "] {
             assert_eq!(bearer(wrong), Verdict::Unproven, "{wrong}");
         }
         let none = HeaderMap::new();
-        let judge = |path, caller| guard.judge(path, &none, caller);
+        let judge = |path, caller| guard.judge(path, None, &none, caller);
         assert_eq!(judge("/metrics", Caller::Unknown), Verdict::Unproven);
         assert_eq!(judge("/api/moves", Caller::Operator), Verdict::Welcome);
         assert_eq!(judge("/readyz", Caller::Unknown), Verdict::Welcome);
@@ -487,7 +445,18 @@ mod tests {
     #[test]
     fn a_page_of_another_site_cannot_use_an_open_api() {
         let guard = Guard::default();
-        let judge = |pairs: &[_]| guard.judge("/api/moves", &headers(pairs), Caller::Unknown);
+        let judge = |pairs: &[_]| guard.judge("/api/moves", None, &headers(pairs), Caller::Unknown);
+        // HTTP/2 has no Host: the address says it.
+        let by_address = |address| {
+            guard.judge(
+                "/api/moves",
+                Some(address),
+                &HeaderMap::new(),
+                Caller::Unknown,
+            )
+        };
+        assert_eq!(by_address("127.0.0.1:8088"), Verdict::Welcome);
+        assert_eq!(by_address("rebound.example:8088"), Verdict::Foreign);
         assert_eq!(judge(&[(HOST, "127.0.0.1:8088")]), Verdict::Welcome);
         assert_eq!(judge(&[(HOST, "localhost:8088")]), Verdict::Welcome);
         assert_eq!(judge(&[(HOST, "[::1]:8088")]), Verdict::Welcome);
@@ -549,7 +518,7 @@ mod tests {
         assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
         assert_eq!(refused.load(Ordering::Relaxed), 1);
         let mut endless = b"GET /api/x HTTP/1.1\r\nx: ".to_vec();
-        endless.resize(MAX_HEADERS + 1_024, b'a');
+        endless.resize(super::visit::MAX_HEADERS as usize + 1_024, b'a');
         let large = said(address, &endless).await;
         assert!(
             large.starts_with("HTTP/1.1 431") || large.is_empty(),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ::api::forecasting::{self as api_contract, ForecastingServer};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
@@ -13,7 +14,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use domain::forecast::InstanceForecast;
 use domain::{HostId, InstanceId, MigrationId};
+use forecaster::Insight;
 use migrator::events;
 use migrator::gc::Mode;
 use migrator::pool::isolation::{self, ChangeError, Claim, ClaimError, Claims};
@@ -27,7 +30,9 @@ use tokio_util::sync::CancellationToken;
 use crate::announce;
 use crate::door::{self, Guard, PageFiles};
 use crate::error::Failure;
+use crate::grpc::Forecasts;
 use crate::health::Vitals;
+use crate::ingest::{self, Ingest};
 use crate::status;
 
 /// Largest request body.
@@ -46,6 +51,10 @@ pub struct Api {
     pub migrator: Arc<Migrator>,
     /// How the parts of this process are.
     pub vitals: Vitals,
+    /// What takes samples in.
+    pub ingest: Ingest,
+    /// What the forecaster knows of its own forecasts.
+    pub insight: Insight,
 }
 
 impl Api {
@@ -72,11 +81,16 @@ pub async fn serve(
     let refused = Arc::clone(&guard.refused);
     let scraped = api.clone();
     let scrape = move || async move { metrics(&scraped, refused.load(Ordering::Relaxed)).await };
+    let intake = api.ingest.intake.clone();
+    let forecasts = Forecasts::new(Arc::clone(&api.store), intake, cancel.clone());
+    let grpc = format!("/{}/{{method}}", api_contract::NAME);
     let app = Router::new()
+        .route_service(&grpc, ForecastingServer::new(forecasts))
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
+        .route("/metrics/forecasts", get(forecast_metrics))
         .route("/api/gc", post(collect))
         .route("/api/status", get(get_status))
         .route("/api/moves", post(order))
@@ -90,6 +104,7 @@ pub async fn serve(
         .route("/api/migrations/{id}/retry", post(retry))
         .route("/api/migrations/{id}/rollback", post(roll_back))
         .merge(announce::routes())
+        .merge(ingest::routes())
         .route("/api/migrations/{id}/steer", post(steer))
         .route("/api/migrations/{id}/ramp", get(get_ramp))
         .route("/api/migrations/{id}/ramp/record", get(get_record))
@@ -117,7 +132,29 @@ async fn metrics(api: &Api, refused: u64) -> Response {
     let troubles = api.troubles().await;
     let status = status::read(&*api.store, &api.settings, api.clock.now()).await;
     // Without a store there is little to tell, and that is told.
-    let text = crate::metrics::text(status.ok().as_ref(), &troubles, refused);
+    let text = crate::metrics::text(status.ok().as_ref(), &troubles, refused, Some(&api.ingest));
+    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, text).into_response()
+}
+
+/// Whose forecasts are wanted.
+#[derive(Debug, Deserialize)]
+struct Whose {
+    /// Names with commas between them; everybody's if left out.
+    #[serde(default)]
+    instances: String,
+}
+
+async fn forecast_metrics(State(api): State<Api>, Query(whose): Query<Whose>) -> Response {
+    let records = match api.store.list(Kind::Forecast).await {
+        Ok(records) => records,
+        Err(error) => return unavailable(&error),
+    };
+    let sound = records.iter().filter_map(|record| record.parse().ok());
+    let known: Vec<InstanceForecast> = sound.map(|record| record.value).collect();
+    let names = whose.instances.split(',').map(str::trim);
+    let wanted = names.filter(|name| !name.is_empty()).collect();
+    let text = crate::metrics::forecasts::text(&known, &wanted, &api.insight);
     let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()
 }

@@ -13,12 +13,15 @@ pub mod door;
 pub mod error;
 pub mod forecasting;
 pub mod gc;
+pub mod grpc;
 pub mod health;
 pub mod http;
+pub mod ingest;
 pub mod keyring;
 mod lines;
 pub mod load;
 pub mod metrics;
+pub mod push;
 pub mod ramp;
 pub mod security;
 pub mod simulate;
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Forecast(options) => forecasting::forecast(&options),
         Command::Backtest(options) => forecasting::backtest(&options),
         Command::Models(options) => forecasting::models(&options),
+        Command::Push(options) => block_on(push::run(options)),
         Command::Announce(options) => block_on(announce::run(options)),
         Command::Certs(options) => certs::run(options),
         Command::Schema => {

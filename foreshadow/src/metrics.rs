@@ -1,16 +1,24 @@
 //! What Prometheus reads of the control plane: `/metrics` beside the page. docs/metrics.md says what
 //! each means.
 
+pub mod forecasts;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use domain::NodeProgress;
 
 use crate::health::{Troubles, nodes};
+use crate::ingest::Ingest;
 use crate::status::Status;
 
 /// The text form. Without a status (the store is away) what is known without it.
-pub fn text(status: Option<&Status>, troubles: &Troubles, refused: u64) -> String {
+pub fn text(
+    status: Option<&Status>,
+    troubles: &Troubles,
+    refused: u64,
+    ingest: Option<&Ingest>,
+) -> String {
     let mut out = Page::default();
     out.family("foreshadow_build_info", "gauge", "The version that runs");
     let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -32,11 +40,35 @@ pub fn text(status: Option<&Status>, troubles: &Troubles, refused: u64) -> Strin
         "Requests to the control API that were refused for want of a proof, or as another site's",
     );
     out.value("foreshadow_api_refused_total", &[], refused as f64);
+    if let Some(ingest) = ingest {
+        taken_in(&mut out, ingest);
+    }
     if let Some(status) = status {
         hosts(&mut out, status);
         work(&mut out, status);
     }
     out.0
+}
+
+fn taken_in(out: &mut Page, ingest: &Ingest) {
+    let name = "foreshadow_ingest_samples_total";
+    let help = "Samples that came in from others than drivers, by what became of them";
+    out.family(name, "counter", help);
+    for (source, taken) in ingest.intake.counted() {
+        for (outcome, count) in taken.outcomes() {
+            let labels = [("source", source.name()), ("outcome", outcome)];
+            out.value(name, &labels, count as f64);
+        }
+    }
+    let name = "foreshadow_ingest_series_total";
+    let help = "What Prometheus and OpenTelemetry sent and is no sample, by why";
+    out.family(name, "counter", help);
+    for (source, sieved) in ingest.sieved() {
+        for (outcome, count) in sieved.outcomes() {
+            let labels = [("source", source.name()), ("outcome", outcome)];
+            out.value(name, &labels, count as f64);
+        }
+    }
 }
 
 fn hosts(out: &mut Page, status: &Status) {
@@ -158,7 +190,7 @@ mod tests {
     #[test]
     fn what_is_wrong_stands_in_the_metrics_also_without_a_store() {
         let troubles = [("a \"b\"\n".to_owned(), "gone".to_owned())].into();
-        let text = text(None, &troubles, 3);
+        let text = text(None, &troubles, 3, None);
         for line in [
             "foreshadow_ready 0",
             "foreshadow_trouble{name=\"a \\\"b\\\"\\n\"} 1",

@@ -161,16 +161,17 @@ impl Draft<'_, '_> {
         }
         self.refuse(left_out);
         let mut chosen: Vec<(usize, usize)> = Vec::new();
-        let mut first = true;
+        // What was weighed first, and the best of it, if it was worth its cost.
+        let mut weighed: Option<(Vec<Found>, Option<Found>)> = None;
         loop {
             let room = self.room(host).min(self.free.saturating_sub(chosen.len()));
-            let best = self.best(host, &singles, room.max(usize::from(first)));
+            let least = usize::from(weighed.is_none());
+            let best = self.best(host, &singles, room.max(least));
             let worth = best
                 .as_ref()
                 .is_some_and(|best| best.is_worth_it(self.search.demanded));
-            if first {
-                self.pass_over(host, &singles, best.as_ref(), worth);
-                first = false;
+            if weighed.is_none() {
+                weighed = Some((singles.clone(), best.clone().filter(|_| worth)));
             }
             let Some(best) = best.filter(|_| worth) else {
                 break;
@@ -194,6 +195,9 @@ impl Draft<'_, '_> {
         if simple && !chosen.is_empty() {
             let most = self.free.min(chosen.len() + self.room(host));
             self.search.exchange(host, &mut chosen, most);
+        }
+        if let Some((singles, best)) = weighed {
+            self.pass_over(host, &singles, best.as_ref(), &chosen);
         }
         self.write_down(host, &chosen, contention);
     }
@@ -319,18 +323,29 @@ impl Draft<'_, '_> {
         })
     }
 
-    fn pass_over(&mut self, host: usize, singles: &[Found], best: Option<&Found>, worth: bool) {
+    /// Says why each of the moves that were weighed is not among the chosen ones.
+    fn pass_over(
+        &mut self,
+        host: usize,
+        singles: &[Found],
+        best: Option<&Found>,
+        chosen: &[(usize, usize)],
+    ) {
         let from = &self.search.pool.hosts()[host].host.id;
         let mut others = Vec::new();
         for found in singles.iter().take(KEPT_ALTERNATIVES) {
             let reason = match best {
-                Some(best) if worth && best.moves == found.moves => continue,
-                Some(best) if worth && best.suffices && !found.suffices => format!(
+                _ if found.moves.iter().all(|one| chosen.contains(one)) => continue,
+                Some(best) if best.moves == found.moves && !chosen.is_empty() => {
+                    "what is done instead spares more, and scores no less".to_owned()
+                }
+                Some(best) if best.moves == found.moves => continue,
+                Some(best) if best.suffices && !found.suffices => format!(
                     "would not be enough: the risk on {from} stays at {:.0} %",
                     found.left * 100.0
                 ),
-                Some(best) if worth => format!("a better one scores {:.1}", best.score),
-                Some(_) | None => format!(
+                Some(best) => format!("a better one scores {:.1}", best.score),
+                None => format!(
                     "it costs more than it relieves: spares at least {:.2} % of the window, costs up to {:.2} %",
                     found.gain_low * 100.0,
                     found.cost_high * 100.0

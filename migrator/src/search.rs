@@ -459,7 +459,8 @@ impl<'a, 'w> Search<'a, 'w> {
         }
     }
 
-    /// The best of: nothing, what was, one other, two others.
+    /// The best of: nothing, what was, one other, two others. What brings a little more but scores
+    /// less stays out: priorities and rising demand have been weighed already.
     fn replacement(
         &mut self,
         host: usize,
@@ -469,6 +470,7 @@ impl<'a, 'w> Search<'a, 'w> {
         let value = |found: &Found| found.gain - found.cost;
         let was = self.weigh(host, gone);
         let mut best = (value(&was) + 1e-9, None);
+        let least = was.score;
         if 1e-9 > best.0 {
             best = (0.0, Some(Vec::new()));
         }
@@ -477,7 +479,8 @@ impl<'a, 'w> Search<'a, 'w> {
         }
         let (singles, _) = self.singles(host);
         for one in &singles {
-            if one.is_worth_it(self.demanded) && value(one) > best.0 {
+            let better = value(one) > best.0 && one.score >= least;
+            if better && one.is_worth_it(self.demanded) {
                 best = (value(one), Some(one.moves.clone()));
             }
         }
@@ -494,7 +497,8 @@ impl<'a, 'w> Search<'a, 'w> {
                         continue;
                     }
                     let both = self.weigh(host, &pair);
-                    if both.is_worth_it(self.demanded) && value(&both) > best.0 {
+                    let better = value(&both) > best.0 && both.score >= least;
+                    if better && both.is_worth_it(self.demanded) {
                         best = (value(&both), Some(pair.to_vec()));
                     }
                 }

@@ -9,6 +9,7 @@
 )]
 
 mod away;
+mod forecasting;
 mod lab;
 mod operator;
 mod restart;

@@ -18,17 +18,17 @@ use crate::ONE_AT_A_TIME;
 use crate::lab::{Lab, block_on, next_port, nothing_was_lost, until};
 
 /// A control plane without instances: what it says to who connects is all that counts here.
-struct Serve {
-    folder: TempDir,
-    page: SocketAddr,
+pub(crate) struct Serve {
+    pub(crate) folder: TempDir,
+    pub(crate) page: SocketAddr,
     xds: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     child: Child,
 }
 
 impl Serve {
     /// Starts one in a folder, with more lines of configuration.
-    fn start(folder: TempDir, more: &str) -> Self {
+    pub(crate) fn start(folder: TempDir, more: &str) -> Self {
         let page = free_port().unwrap();
         let xds = SocketAddr::from(([127, 0, 0, 1], next_port(page)));
         let admin = SocketAddr::from(([127, 0, 0, 1], next_port(xds)));
@@ -74,7 +74,7 @@ impl Serve {
     }
 
     /// A command about it.
-    fn cli(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         Command::new(binary())
             .args(arguments)
             .args(["--server", &self.page.to_string()])
@@ -416,15 +416,19 @@ fn every_metric_that_is_served_is_documented_and_every_documented_one_is_served(
     let _turn = ONE_AT_A_TIME.lock();
     block_on(async {
         let serve = Serve::start(tempfile::tempdir().unwrap(), "");
-        let scrape = async |address| {
+        let scrape = async |address, path| {
             until("it is scraped", async || {
-                client::get(address, "/metrics").await.ok()
+                client::get(address, path).await.ok()
             })
             .await
         };
         let mut served = BTreeSet::new();
-        for address in [serve.admin, serve.page] {
-            let body = scrape(address).await;
+        for (address, path) in [
+            (serve.admin, "/metrics"),
+            (serve.page, "/metrics"),
+            (serve.page, "/metrics/forecasts"),
+        ] {
+            let body = scrape(address, path).await;
             served.extend(families(&String::from_utf8_lossy(&body)));
         }
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");

@@ -13,6 +13,7 @@ use migrator::{AtDeadline, JudgeSettings, Settings};
 use crate::cli::BadShadow;
 use crate::config::{Config, Placed};
 use crate::error::Failure;
+use crate::ingest::settings::IngestSettings;
 use crate::storage::StoreChoice;
 
 /// The trace, from real VMs; `deploy/demo/trace.json` says which.
@@ -209,6 +210,8 @@ impl Scenario {
             security: crate::security::Security::default(),
             insecure_remote: false,
             webhooks: Vec::new(),
+            ingest: IngestSettings::default(),
+            calendar: None,
             hosts,
             services,
             instances,

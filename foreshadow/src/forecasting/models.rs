@@ -40,6 +40,14 @@ pub fn run(options: &ModelsOptions) -> Result<ExitCode, Failure> {
             registry.promote(name).map_err(|error| failed(&error))?;
             println!("{name} is in use");
         }
+        ModelsCommand::Try { name } => {
+            registry.try_version(name).map_err(|error| failed(&error))?;
+            println!("{name} is tried: `foreshadow models trial` tells how it stands");
+        }
+        ModelsCommand::Trial => match registry.trial().map_err(|error| failed(&error))? {
+            Some(report) => println!("{report}"),
+            None => println!("no version was tried"),
+        },
         ModelsCommand::Rollback => {
             let version = registry.rollback().map_err(|error| failed(&error))?;
             println!("{version} is in use again");

@@ -126,6 +126,13 @@ pub enum ModelsCommand {
         /// Its folder's name.
         name: String,
     },
+    /// Try a version beside the one in use, on what comes; it is used if it is not worse.
+    Try {
+        /// Its folder's name.
+        name: String,
+    },
+    /// How the latest trial stands, or what came of it.
+    Trial,
     /// Use the version before again.
     Rollback,
 }

@@ -8,7 +8,9 @@
 //! have much to report (`simulate::reports`). Harm sets in just after a report, which is the worst moment there is.
 //!
 //! `--ramps N` is the number of ramps of a cell; rules that do not bet are run for at most
-//! `--peers N` of them. `--only WORD` takes the cells with that word. `--html FILE` writes a page.
+//! `--peers N` of them. `--only WORD` takes the cells with that word.
+//! `--seed N` is the first seed: the default one is what the judge was tuned on. `--html FILE` writes
+//! a page.
 
 mod cells;
 mod html;
@@ -115,7 +117,10 @@ pub(crate) fn main() {
             }
             let began = std::time::Instant::now();
             let runs: Vec<Run> = (0..ramps)
-                .map(|number| run(&cell, make, number * 1_000_003 + 17, longest))
+                .map(|number| {
+                    let seed = options.seed.wrapping_add(number.wrapping_mul(1_000_003));
+                    run(&cell, make, seed, longest)
+                })
                 .collect();
             let row = Row::new(&cell, name, &runs, began.elapsed().as_secs_f64());
             row.print();
@@ -135,6 +140,7 @@ struct Options {
     ramps: u64,
     peers: u64,
     only: String,
+    seed: u64,
     html: Option<String>,
 }
 
@@ -144,6 +150,7 @@ impl Options {
             ramps: 200,
             peers: 100,
             only: String::new(),
+            seed: 17,
             html: None,
         };
         while let Some(word) = words.next() {
@@ -158,11 +165,12 @@ impl Options {
             match word.as_str() {
                 "--ramps" => options.ramps = number()?,
                 "--peers" => options.peers = number()?,
+                "--seed" => options.seed = number()?,
                 "--only" => options.only = value,
                 "--html" => options.html = Some(value),
                 other => {
                     return Err(format!(
-                        "{other}: allowed are --ramps, --peers, --only, --html"
+                        "{other}: allowed are --ramps, --peers, --only, --seed, --html"
                     ));
                 }
             }

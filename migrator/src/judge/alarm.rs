@@ -13,9 +13,17 @@ use super::mixture::{Exact, Ladder, Recent, SIZES};
 /// Nats at which an alarm is raised, those below which it is over, and the most that is kept.
 const RAISED: f64 = 5.0;
 const OVER: f64 = 1.0;
+/// More is asked where more requests fail by chance: each may be the first of a few that come close
+/// together, and an alarm that was none costs evidence and traffic.
+const PER_CHANCE: f64 = 0.5;
+/// The most that it takes to raise one.
+const HIGHEST: f64 = 7.5;
 const MOST: f64 = 8.0;
 /// Nats at which the original is thought ill as well.
 const SHARED: f64 = 5.0;
+/// Nats against the original doing what the shadow does, from which on its trouble, if it has any,
+/// is another.
+const APART: f64 = -0.5;
 /// The most that is told of a size, in nats.
 const SURE: f64 = 30.0;
 /// Smaller harm raises no alarm: to know it takes longer than to do something about it.
@@ -46,6 +54,11 @@ struct Watch {
     /// Requests since the sums last were 0: the share of bad ones is what the side does now.
     all: u64,
     bad: u64,
+    /// What the other side had beside them.
+    #[serde(default)]
+    beside: u64,
+    #[serde(default)]
+    beside_bad: u64,
     /// Share of bad requests in the last look that had many: the sums may have begun long before.
     latest: Exact,
 }
@@ -57,6 +70,8 @@ impl Watch {
             raised: None,
             all: 0,
             bad: 0,
+            beside: 0,
+            beside_bad: 0,
             latest: Exact(0.0),
         }
     }
@@ -71,6 +86,8 @@ impl Watch {
     ) {
         self.all = self.all.saturating_add(tally.shadow);
         self.bad = self.bad.saturating_add(tally.shadow_bad);
+        self.beside = self.beside.saturating_add(tally.original);
+        self.beside_bad = self.beside_bad.saturating_add(tally.original_bad);
         self.latest = Exact(if tally.shadow_bad >= MANY {
             tally.shadow_bad as f64 / tally.shadow.max(1) as f64
         } else {
@@ -94,6 +111,20 @@ impl Watch {
         }
     }
 
+    /// Whether the other side has not done, beside this one's trouble, what this one did. Two of its
+    /// requests that failed by chance a second ago look like trouble until many have not.
+    fn apart(&self, limit: f64) -> bool {
+        let share = self.bad as f64 / self.all.max(1) as f64;
+        if share <= limit {
+            return false;
+        }
+        let share = share.min(0.999);
+        let good = self.beside.saturating_sub(self.beside_bad) as f64;
+        let bad = self.beside_bad as f64;
+        let like = bad * (share / limit).ln() + good * ((1.0 - share) / (1.0 - limit)).ln();
+        like <= APART
+    }
+
     /// The largest size of harm that the share of bad requests since the trouble began comes to, or
     /// nearly so.
     fn size(&self, limit: f64) -> usize {
@@ -111,6 +142,9 @@ impl Watch {
 pub(super) struct Alarm {
     shadow: Watch,
     original: Watch,
+    /// Whether what the original did beside the shadow's trouble speaks against one that both share.
+    #[serde(default)]
+    apart: bool,
     #[serde(skip)]
     ladder: Ladder,
 }
@@ -120,24 +154,31 @@ impl Alarm {
         Self {
             shadow: Watch::new(),
             original: Watch::new(),
+            apart: false,
             ladder: Ladder::default(),
         }
     }
 
-    pub(super) fn look(&mut self, tally: &Tally, limit: f64) {
+    /// `rate` is how many requests a second both sides have had in all; 0 if that is not known.
+    pub(super) fn look(&mut self, tally: &Tally, limit: f64, rate: f64) {
         let factors = self.ladder.at(limit);
+        let raised = (RAISED + PER_CHANCE * (rate * limit).ln_1p()).min(HIGHEST);
         // It takes as much to be over as if it had been for long: what was seen so far is little.
-        self.shadow.look(tally, (limit, factors), (RAISED, MOST));
+        self.shadow.look(tally, (limit, factors), (raised, MOST));
         let original = tally.of_original();
         self.original
             .look(&original, (limit, factors), (SHARED, 0.0));
+        self.apart = self.shadow.apart(limit);
     }
 
     pub(super) const fn trouble(&self) -> Trouble {
         match (self.shadow.raised, self.original.raised) {
             (None, _) => Trouble::None,
             // An original that is a little ill does not explain a shadow that is far worse.
-            (Some(shadow), Some(original)) if original + 1 >= shadow => Trouble::Shared,
+            // Nor does one that was ill a while ago and is not now.
+            (Some(shadow), Some(original)) if original + 1 >= shadow && !self.apart => {
+                Trouble::Shared
+            }
             (Some(_), _) => Trouble::Shadow,
         }
     }
@@ -182,14 +223,14 @@ mod tests {
     #[test]
     fn an_alarm_is_raised_at_once_and_is_over_soon_after_the_trouble() {
         let mut alarm = Alarm::new();
-        (0..200).for_each(|_| alarm.look(&tally(0, 0), 0.01));
+        (0..200).for_each(|_| alarm.look(&tally(0, 0), 0.01, 0.0));
         assert_eq!(alarm.trouble(), Trouble::None);
-        alarm.look(&tally(0, 10), 0.01);
+        alarm.look(&tally(0, 10), 0.01, 0.0);
         assert_eq!(alarm.trouble(), Trouble::Shadow);
         assert!(alarm.share() > 0.15);
         let mut looks = 0;
         while alarm.trouble() != Trouble::None {
-            alarm.look(&tally(0, 0), 0.01);
+            alarm.look(&tally(0, 0), 0.01, 0.0);
             looks += 1;
         }
         assert!(looks < 40, "{looks}");
@@ -198,8 +239,55 @@ mod tests {
     #[test]
     fn trouble_of_both_sides_is_known_as_such() {
         let mut alarm = Alarm::new();
-        alarm.look(&tally(8, 10), 0.01);
+        alarm.look(&tally(8, 10), 0.01, 0.0);
         assert_eq!(alarm.trouble(), Trouble::Shared);
         assert!(alarm.likely(0.01).is_none());
+    }
+
+    /// A twentieth of the requests is on the original, four of them failed just before the shadow
+    /// fell ill: that is chance, and what it does beside the trouble says so.
+    #[test]
+    fn an_original_that_was_unlucky_a_moment_ago_does_not_hide_a_sick_shadow() {
+        let look = |(original, original_bad), shadow_bad| Tally {
+            original,
+            original_bad,
+            shadow: 300,
+            shadow_bad,
+        };
+        let mut alarm = Alarm::new();
+        (0..20).for_each(|_| alarm.look(&look((16, 0), 0), 0.0015, 0.0));
+        for at in 0..16 {
+            let failed = u64::from(at % 5 == 0);
+            alarm.look(&look((16, failed), 0), 0.0015, 0.0);
+        }
+        let shared = |alarm: &Alarm| alarm.trouble() == Trouble::Shared;
+        let mut hidden = 0;
+        for _ in 0..20 {
+            alarm.look(&look((16, 0), 3), 0.0015, 0.0);
+            hidden += u32::from(shared(&alarm));
+        }
+        assert_eq!(alarm.trouble(), Trouble::Shadow);
+        assert!((1..=5).contains(&hidden), "{hidden}");
+        // One that is as ill stays an explanation.
+        let mut both = Alarm::new();
+        both.look(&look((16, 2), 30), 0.0015, 0.0);
+        (0..40).for_each(|_| both.look(&look((16, 2), 30), 0.0015, 0.0));
+        assert!(shared(&both));
+    }
+
+    #[test]
+    fn more_is_asked_of_an_alarm_where_more_fails_by_chance() {
+        let raised = |rate| {
+            let mut alarm = Alarm::new();
+            let three = Tally {
+                original: 16,
+                original_bad: 0,
+                shadow: 120,
+                shadow_bad: 3,
+            };
+            alarm.look(&three, 0.0015, rate);
+            alarm.trouble() != Trouble::None
+        };
+        assert!(raised(50.0) && !raised(50_000.0));
     }
 }

@@ -39,7 +39,7 @@ const KEPT_BACK: f64 = 0.03;
 /// More of it is not kept, so that it is over soon after the harm is.
 const MOST_RECENT: f64 = 8.0;
 /// Odds against harm before anything is seen.
-const RARE: f64 = 20.0;
+const RARE: f64 = 40.0;
 /// Where, between the original's share and what is allowed, the shadow's may be.
 const PARTS: [f64; 3] = [-0.5, 0.0, 0.35];
 

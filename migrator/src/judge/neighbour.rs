@@ -67,7 +67,7 @@ impl Neighbour {
                 shadow_bad: watched.bad.bad(&more),
                 ..Tally::default()
             };
-            watched.alarm.look(&tally, watched.limit.0);
+            watched.alarm.look(&tally, watched.limit.0, 0.0);
             if watched.alarm.trouble() != Trouble::None && words.is_none() {
                 let percent = 100.0 * watched.alarm.share();
                 words = Some(format!(

@@ -213,11 +213,37 @@ fn task(plan: &RampPlan, scope: JudgeScope, settings: &JudgeSettings) -> Task {
     };
     let stage = plan.stage(index);
     let shadow_share = stage.map_or(0, |stage| stage.shadow.get());
+    let hold_ms = stage.map_or(0, |stage| stage.hold_ms);
+    // Where everything is given at once the stage is the last one, and its time that of a soak.
+    let one = scope == JudgeScope::Mirror && plan.stages().len() == 1;
     let proving = plan.budget().is_some() || shadow_share >= settings.prove_from;
     Task {
         scope,
         shadow_share,
-        hold_ms: stage.map_or(0, |stage| stage.hold_ms),
+        hold_ms: if one {
+            hold_ms.min(settings.mirror_ms)
+        } else {
+            hold_ms
+        },
         prove: proving && scope != JudgeScope::Mirror && shadow_share < SOAK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::HarmBudget;
+
+    use super::*;
+
+    #[test]
+    fn copies_for_a_single_writer_are_not_judged_for_as_long_as_its_soak() {
+        let settings = JudgeSettings::default();
+        let ramp = RampPlan::budgeted(HarmBudget::default(), 300_000);
+        let soak = ramp.stages().last().unwrap().hold_ms;
+        let held = |plan: &RampPlan, scope| task(plan, scope, &settings).hold_ms;
+        let (mirror, stage) = (JudgeScope::Mirror, JudgeScope::Stage { stage: 0 });
+        assert_eq!(held(&ramp.at_once(), mirror), settings.mirror_ms);
+        assert_eq!(held(&ramp.at_once(), stage), soak);
+        assert_eq!(held(&ramp, mirror), held(&ramp, stage));
     }
 }

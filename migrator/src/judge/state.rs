@@ -299,6 +299,12 @@ impl JudgeState {
     }
 
     fn look_for_trouble(&mut self, more: &Increment, settings: &JudgeSettings) {
+        let all = self
+            .total
+            .original
+            .ended()
+            .saturating_add(self.total.shadow.ended());
+        let rate = all as f64 * 1_000.0 / self.now_ms.max(1_000) as f64;
         let errors = limit(&self.yardstick.errors, settings);
         let edges = self.yardstick.slow.iter();
         let limits = std::iter::once(errors).chain(edges.map(|edge| limit(edge, settings)));
@@ -306,7 +312,12 @@ impl JudgeState {
         for (stream, limit) in streams.zip(limits) {
             if let Some(limit) = limit {
                 let tally = stream.bad.tally(&more.original, &more.shadow);
-                stream.alarm.look(&tally, limit);
+                let rate = match stream.bad {
+                    Bad::Failed | Bad::Stalled(_) => rate,
+                    // They raise few alarms by chance.
+                    Bad::SlowerThan(_) => 0.0,
+                };
+                stream.alarm.look(&tally, limit, rate);
             }
         }
     }

@@ -163,6 +163,24 @@ fn among_moves_that_relieve_the_low_priority_one_goes() {
     assert!(reason(&decision, "x", Some("b")).contains("a better one"));
 }
 
+/// `x` costs less to move; that does not make up for what `y` is asked for.
+#[test]
+fn a_move_that_is_a_little_cheaper_does_not_replace_a_better_scored_one() {
+    let mut world = world(&[("x", "a", 450.0), ("y", "a", 450.0)]);
+    edit(&mut world, "y", |i| {
+        i.spec.priority = Priority::Low;
+        i.spec.memory_bytes = 100_000_000;
+    });
+    let decision = decided(&world);
+    assert_eq!(chosen(&decision), "y to b");
+    assert!(reason(&decision, "x", Some("b")).contains("a better one scores"));
+    let of_y = { decision.alternatives.iter() }.find(|other| other.instance.as_str() == "y");
+    assert!(
+        of_y.is_none_or(|other| other.target != Some(decision.moves[0].target.clone())),
+        "what is chosen is not passed over: {of_y:?}"
+    );
+}
+
 #[test]
 fn a_target_that_would_be_in_contention_itself_is_left_out() {
     let world = world(&[
