@@ -294,7 +294,9 @@ fn settings(policy: Policy) -> Settings {
             ..migrator::pairs::PairSettings::default()
         },
         judge: JudgeSettings {
-            min_requests: 15,
+            // An instance whose demand is about to rise has few requests yet: at 10 % of five a second,
+            // fifteen take longer than there is. The later stages ask for proof.
+            min_requests: 5,
             mirror_ms: 3_000,
             deadline_ms: 45_000,
             // A stage lasts seconds here, and six instances share a laptop's processors.
