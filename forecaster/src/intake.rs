@@ -204,6 +204,11 @@ impl Intake {
         }
     }
 
+    /// The time by which samples are early or late.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Takes samples in, in the order of their times whatever order they came in.
     pub fn push(&self, source: Source, mut samples: Vec<Sample>) -> Taken {
         samples.sort_by_key(|sample| sample.at);

@@ -384,10 +384,13 @@ async fn until_tried(world: &World, registry: &Registry) -> trial::Report {
         for step in 1_u64.. {
             world.clock.advance(STEP_MS);
             let now = world.clock.now();
-            world
-                .publish("a1", &[(now.0, 100.0 + (step % 7) as f64)])
-                .await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let value = 100.0 + (step % 7) as f64;
+            world.publish("a1", &[(now.0, value)]).await;
+            let knows = |found: &InstanceForecast| {
+                let of = found.of(Resource::Cpu);
+                of.is_some_and(|one| one.last == Some(value))
+            };
+            world.forecast("a1", knows).await;
             if registry.candidate().unwrap().is_none() {
                 break;
             }

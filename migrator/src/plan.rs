@@ -171,7 +171,8 @@ impl Draft<'_, '_> {
                 .as_ref()
                 .is_some_and(|best| best.is_worth_it(self.search.demanded));
             if weighed.is_none() {
-                weighed = Some((singles.clone(), best.clone().filter(|_| worth)));
+                let best = best.clone().filter(|_| worth);
+                weighed = Some((std::mem::take(&mut singles), best));
             }
             let Some(best) = best.filter(|_| worth) else {
                 break;

@@ -12,6 +12,8 @@ use super::{Quantity, Sample};
 
 /// Most targets that are remembered: as many as the history has room for, with activity.
 const MOST: usize = 500_000;
+/// All that are remembered are looked through for room once for so many that come when there is none.
+const PER_SWEEP: usize = 50_000;
 /// How long a series must be silent before another one takes its place, and the longest silence
 /// that a counter is averaged over.
 const PATIENCE_MS: u64 = 300_000;
@@ -48,11 +50,13 @@ pub struct Sieved {
     pub firsts: u64,
     /// Repeated or older values of counters.
     pub stale: u64,
+    /// Points of a time that has not come.
+    pub future: u64,
 }
 
 impl Sieved {
     /// Every outcome with its name in metrics.
-    pub const fn outcomes(&self) -> [(&'static str, u64); 7] {
+    pub const fn outcomes(&self) -> [(&'static str, u64); 8] {
         [
             ("unknown", self.unknown),
             ("ended", self.ended),
@@ -61,6 +65,7 @@ impl Sieved {
             ("reset", self.resets),
             ("first", self.firsts),
             ("stale", self.stale),
+            ("future", self.future),
         ]
     }
 }
@@ -74,6 +79,7 @@ impl AddAssign for Sieved {
         self.resets += more.resets;
         self.firsts += more.firsts;
         self.stale += more.stale;
+        self.future += more.future;
     }
 }
 
@@ -90,7 +96,7 @@ struct Voice {
 pub struct Sieve {
     rules: Rules,
     patience_ms: u64,
-    voices: HashMap<(InstanceId, Quantity), Voice>,
+    voices: Voices,
 }
 
 impl Sieve {
@@ -99,7 +105,7 @@ impl Sieve {
         Self {
             rules,
             patience_ms: PATIENCE_MS.max(step_ms.saturating_mul(PATIENCE_STEPS)),
-            voices: HashMap::new(),
+            voices: Voices::default(),
         }
     }
 
@@ -108,12 +114,14 @@ impl Sieve {
         self.rules.is_empty()
     }
 
-    /// Adds the samples that a series' points make; says what became of the others.
+    /// Adds the samples that a series' points make; says what became of the others. What is later
+    /// than `now_ms` by more than the patience says nothing: it would be the newest for ever.
     pub fn take(
         &mut self,
         metric: &str,
         labels: &[(&str, &str)],
         points: &[Point],
+        now_ms: u64,
         to: &mut Vec<Sample>,
     ) -> Sieved {
         let mut sieved = Sieved::default();
@@ -131,25 +139,32 @@ impl Sieve {
             return sieved;
         };
         let key = (instance, rule.quantity);
-        let Some(voice) = voice(
-            &mut self.voices,
-            &key,
-            metric,
-            labels,
-            points,
-            self.patience_ms,
-        ) else {
+        let latest = now_ms.saturating_add(self.patience_ms);
+        let has_come = |point: &&Point| point.at_ms <= latest;
+        let Some(newest) = { points.iter().filter(has_come) }
+            .map(|one| one.at_ms)
+            .max()
+        else {
+            sieved.future = points.len() as u64;
+            return sieved;
+        };
+        let (hash, patience_ms) = (hash(metric, labels), self.patience_ms);
+        let Some(voice) = self.voices.of(&key, hash, newest, patience_ms) else {
             sieved.ambiguous = 1;
             return sieved;
         };
         for point in points {
+            if !has_come(&point) {
+                sieved.future += 1;
+                continue;
+            }
             // Of Prometheus: the series has ended. Any other NaN says nothing either.
             if point.value.is_nan() {
                 sieved.ended += 1;
                 continue;
             }
             voice.heard_ms = voice.heard_ms.max(point.at_ms);
-            let Some(value) = value(rule, voice, point, self.patience_ms, &mut sieved) else {
+            let Some(value) = value(rule, voice, point, patience_ms, &mut sieved) else {
                 continue;
             };
             to.push(Sample {
@@ -163,37 +178,47 @@ impl Sieve {
     }
 }
 
-/// The voice of a target, if this series is it, or takes its place.
-fn voice<'a>(
-    voices: &'a mut HashMap<(InstanceId, Quantity), Voice>,
-    key: &(InstanceId, Quantity),
-    metric: &str,
-    labels: &[(&str, &str)],
-    points: &[Point],
-    patience_ms: u64,
-) -> Option<&'a mut Voice> {
-    let hash = hash(metric, labels);
-    let newest = points.iter().map(|point| point.at_ms).max().unwrap_or(0);
-    let fresh = Voice {
-        labels: hash,
-        heard_ms: 0,
-        meter: None,
-    };
-    if voices.len() >= MOST && !voices.contains_key(key) {
-        voices.retain(|_, voice| newest.saturating_sub(voice.heard_ms) <= patience_ms);
-        if voices.len() >= MOST {
-            return None;
+/// Who speaks for which target.
+#[derive(Debug, Default)]
+struct Voices {
+    known: HashMap<(InstanceId, Quantity), Voice>,
+    /// New targets that came when there was no room.
+    came_when_full: usize,
+}
+
+impl Voices {
+    /// The voice of a target, if the series of these labels is it, or takes its place.
+    fn of(
+        &mut self,
+        key: &(InstanceId, Quantity),
+        labels: u64,
+        newest: u64,
+        patience_ms: u64,
+    ) -> Option<&mut Voice> {
+        let is_silent = |voice: &Voice| newest.saturating_sub(voice.heard_ms) > patience_ms;
+        if self.known.len() >= MOST && !self.known.contains_key(key) {
+            if self.came_when_full.is_multiple_of(PER_SWEEP) {
+                self.known.retain(|_, voice| !is_silent(voice));
+            }
+            self.came_when_full += 1;
+            if self.known.len() >= MOST {
+                return None;
+            }
         }
+        let fresh = Voice {
+            labels,
+            heard_ms: 0,
+            meter: None,
+        };
+        let voice = self.known.entry(key.clone()).or_insert(fresh);
+        if voice.labels != labels {
+            if !is_silent(voice) {
+                return None;
+            }
+            *voice = fresh;
+        }
+        Some(voice)
     }
-    let voice = voices.entry(key.clone()).or_insert(fresh);
-    if voice.labels == hash {
-        return Some(voice);
-    }
-    if newest.saturating_sub(voice.heard_ms) > patience_ms {
-        *voice = fresh;
-        return Some(voice);
-    }
-    None
 }
 
 /// The labels' hash, whatever their order.
@@ -238,6 +263,8 @@ mod tests {
     use super::*;
     use domain::Resource;
 
+    const NOW: u64 = 1_000_000;
+
     fn sieve(counter: bool) -> Sieve {
         let rule = Rule {
             metric: "cpu".to_owned(),
@@ -276,7 +303,7 @@ mod tests {
             (40_000, 2.0),
             (50_000, f64::NAN),
         ]);
-        let sieved = sieve.take("cpu", &labels, &given, &mut out);
+        let sieved = sieve.take("cpu", &labels, &given, NOW, &mut out);
         assert_eq!(values(&out), [(20_000, 200.0), (40_000, 100.0)]);
         assert_eq!((sieved.firsts, sieved.stale), (1, 1));
         assert_eq!((sieved.resets, sieved.ended), (1, 1));
@@ -288,19 +315,31 @@ mod tests {
         let first = [("pod", "a1"), ("cpu", "0")];
         let second = [("cpu", "1"), ("pod", "a1")];
         let at = |at| points(&[(at, 1.0)]);
-        assert_eq!(sieve.take("cpu", &first, &at(1_000), &mut out).ambiguous, 0);
         assert_eq!(
-            sieve.take("cpu", &second, &at(2_000), &mut out).ambiguous,
+            sieve
+                .take("cpu", &first, &at(1_000), NOW, &mut out)
+                .ambiguous,
+            0
+        );
+        assert_eq!(
+            sieve
+                .take("cpu", &second, &at(2_000), NOW, &mut out)
+                .ambiguous,
             1
         );
         // The same labels in another order are the same series.
         let turned = [("cpu", "0"), ("pod", "a1")];
         assert_eq!(
-            sieve.take("cpu", &turned, &at(3_000), &mut out).ambiguous,
+            sieve
+                .take("cpu", &turned, &at(3_000), NOW, &mut out)
+                .ambiguous,
             0
         );
         let late = at(3_000 + PATIENCE_MS + 1);
-        assert_eq!(sieve.take("cpu", &second, &late, &mut out).ambiguous, 0);
+        assert_eq!(
+            sieve.take("cpu", &second, &late, NOW, &mut out).ambiguous,
+            0
+        );
         assert_eq!(out.len(), 3);
     }
 
@@ -308,9 +347,9 @@ mod tests {
     fn what_no_rule_names_and_names_that_are_none_are_counted() {
         let (mut sieve, mut out) = (sieve(false), Vec::new());
         let one = points(&[(1_000, 1.0)]);
-        assert_eq!(sieve.take("memory", &[], &one, &mut out).unknown, 1);
+        assert_eq!(sieve.take("memory", &[], &one, NOW, &mut out).unknown, 1);
         for labels in [&[][..], &[("pod", "")][..], &[("pod", "a b")][..]] {
-            assert_eq!(sieve.take("cpu", labels, &one, &mut out).unnamed, 1);
+            assert_eq!(sieve.take("cpu", labels, &one, NOW, &mut out).unnamed, 1);
         }
         assert!(out.is_empty());
     }
@@ -329,8 +368,24 @@ mod tests {
             delta(20_000, 20_000),
             delta(30_000, 31_000),
         ];
-        let sieved = sieve.take("cpu", &[("pod", "a1")], &given, &mut out);
+        let sieved = sieve.take("cpu", &[("pod", "a1")], &given, NOW, &mut out);
         assert_eq!(values(&out), [(10_000, 2_000.0)]);
         assert_eq!(sieved.firsts, 2);
+    }
+
+    #[test]
+    fn a_time_that_has_not_come_is_counted_and_holds_up_nothing_that_comes_later() {
+        let (mut sieve, mut out) = (sieve(true), Vec::new());
+        let labels = [("pod", "a1")];
+        let ahead = NOW + PATIENCE_MS + 1;
+        let alone = points(&[(ahead, 5.0)]);
+        assert_eq!(sieve.take("cpu", &labels, &alone, NOW, &mut out).future, 1);
+        let given = points(&[(10_000, 5.0), (u64::MAX, 6.0), (20_000, 7.0)]);
+        let sieved = sieve.take("cpu", &labels, &given, NOW, &mut out);
+        assert_eq!((sieved.future, sieved.firsts, sieved.stale), (1, 1, 0));
+        assert_eq!(values(&out), [(20_000, 200.0)]);
+        let other = [("pod", "a1"), ("cpu", "1")];
+        let late = points(&[(20_000 + PATIENCE_MS + 1, 1.0)]);
+        assert_eq!(sieve.take("cpu", &other, &late, NOW, &mut out).ambiguous, 0);
     }
 }

@@ -124,15 +124,16 @@ pub(super) async fn remote_write(
         let _room = enter(&api)?;
         let body = body.map_err(|error| Refused(error.status(), error.body_text()))?;
         let request: WriteRequest = decode(&unpack(&headers, &body, &["snappy"])?)?;
+        let now_ms = api.ingest.intake.now().0;
         api.ingest.take(Source::RemoteWrite, |sieve, to| {
-            sift_all(&request.timeseries, sieve, to)
+            sift_all(&request.timeseries, now_ms, sieve, to)
         });
         Ok(StatusCode::NO_CONTENT)
     };
     take().map_or_else(Refused::into_response, StatusCode::into_response)
 }
 
-fn sift_all(series: &[TimeSeries], sieve: &mut Sieve, to: &mut Vec<Sample>) -> Sieved {
+fn sift_all(series: &[TimeSeries], now_ms: u64, sieve: &mut Sieve, to: &mut Vec<Sample>) -> Sieved {
     let mut sieved = Sieved::default();
     for one in series {
         let mut metric = "";
@@ -151,7 +152,7 @@ fn sift_all(series: &[TimeSeries], sieve: &mut Sieve, to: &mut Vec<Sample>) -> S
             delta: false,
         };
         let points: Vec<Point> = one.samples.iter().map(point).collect();
-        sieved += sieve.take(metric, &labels, &points, to);
+        sieved += sieve.take(metric, &labels, &points, now_ms, to);
     }
     sieved
 }
@@ -163,9 +164,10 @@ pub(super) async fn otlp(State(api): State<Api>, headers: HeaderMap, body: Body)
         let body = body.map_err(|error| Refused(error.status(), error.body_text()))?;
         let request: ExportMetricsServiceRequest =
             decode(&unpack(&headers, &body, &["", "identity", "gzip"])?)?;
-        let (sieved, taken) = api
-            .ingest
-            .take(Source::Otlp, |sieve, to| sift_otlp(&request, sieve, to));
+        let now_ms = api.ingest.intake.now().0;
+        let (sieved, taken) = api.ingest.take(Source::Otlp, |sieve, to| {
+            sift_otlp(&request, now_ms, sieve, to)
+        });
         let answer = ExportMetricsServiceResponse {
             partial_success: left_out(sieved, taken),
         };
@@ -194,6 +196,7 @@ fn left_out(sieved: Sieved, taken: Taken) -> Option<PartialSuccess> {
 
 fn sift_otlp(
     request: &ExportMetricsServiceRequest,
+    now_ms: u64,
     sieve: &mut Sieve,
     to: &mut Vec<Sample>,
 ) -> Sieved {
@@ -203,7 +206,7 @@ fn sift_otlp(
         let common = resource.map_or(&[][..], |resource| resource.attributes.as_slice());
         let scopes = described.scope_metrics.iter();
         for metric in scopes.flat_map(|scope| &scope.metrics) {
-            sieved += sift_metric(metric, common, sieve, to);
+            sieved += sift_metric(metric, common, now_ms, sieve, to);
         }
     }
     sieved
@@ -212,6 +215,7 @@ fn sift_otlp(
 fn sift_metric(
     metric: &Metric,
     common: &[KeyValue],
+    now_ms: u64,
     sieve: &mut Sieve,
     to: &mut Vec<Sample>,
 ) -> Sieved {
@@ -226,7 +230,7 @@ fn sift_metric(
         // What the point itself says comes before what its resource says.
         let attributes = point.attributes.iter().chain(common);
         let labels: Vec<(&str, &str)> = attributes.filter_map(text).collect();
-        sieved += sieve.take(&metric.name, &labels, &[read(point, delta)], to);
+        sieved += sieve.take(&metric.name, &labels, &[read(point, delta)], now_ms, to);
     }
     sieved
 }

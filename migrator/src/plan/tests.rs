@@ -163,21 +163,24 @@ fn among_moves_that_relieve_the_low_priority_one_goes() {
     assert!(reason(&decision, "x", Some("b")).contains("a better one"));
 }
 
-/// `x` costs less to move; that does not make up for what `y` is asked for.
+/// `x` costs less to move; that does not make up for the demand of `y`, which rises.
 #[test]
 fn a_move_that_is_a_little_cheaper_does_not_replace_a_better_scored_one() {
     let mut world = world(&[("x", "a", 450.0), ("y", "a", 450.0)]);
-    edit(&mut world, "y", |i| {
-        i.spec.priority = Priority::Low;
-        i.spec.memory_bytes = 100_000_000;
-    });
+    edit(&mut world, "y", |i| i.spec.memory_bytes = 500_000_000);
+    let y = InstanceId::new("y").unwrap();
+    let rising = &mut world.forecasts.get_mut(&y).unwrap().forecasts[0];
+    rising.last = Some(200.0);
+    rising.horizons[0].demand = QuantileCurve::certain(200.0).unwrap();
     let decision = decided(&world);
     assert_eq!(chosen(&decision), "y to b");
-    assert!(reason(&decision, "x", Some("b")).contains("a better one scores"));
-    let of_y = { decision.alternatives.iter() }.find(|other| other.instance.as_str() == "y");
+    let why = reason(&decision, "x", Some("b"));
+    assert!(why.contains("a better one scores"), "{why}");
+    let mut others = decision.alternatives.iter();
+    let target = &decision.moves[0].target;
     assert!(
-        of_y.is_none_or(|other| other.target != Some(decision.moves[0].target.clone())),
-        "what is chosen is not passed over: {of_y:?}"
+        !others.any(|one| one.instance == y && one.target.as_ref() == Some(target)),
+        "what is chosen is not passed over: {decision:#?}"
     );
 }
 

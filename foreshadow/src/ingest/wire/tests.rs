@@ -5,6 +5,8 @@ use forecaster::intake::{Quantity, Rule, Rules};
 
 use super::*;
 
+const NOW_MS: u64 = 1_000_000;
+
 fn headers(encoding: &'static str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
@@ -80,7 +82,7 @@ fn series_of_prometheus_become_samples() {
     let bytes = unpack(&headers("snappy"), &packed, &["snappy"]).unwrap();
     let request: WriteRequest = decode(&bytes).unwrap();
     let mut found = Vec::new();
-    let sieved = sift_all(&request.timeseries, &mut sieve(false), &mut found);
+    let sieved = sift_all(&request.timeseries, NOW_MS, &mut sieve(false), &mut found);
     let values: Vec<_> = found.iter().map(|s| (s.at.0, s.value)).collect();
     // A time before the epoch is as late as can be: the history leaves it out.
     assert_eq!(values, [(10_000, 1.0), (20_000, 2.0), (0, 3.0)]);
@@ -123,7 +125,7 @@ fn sifted(metric: Metric, counter: bool) -> (Vec<(u64, f64)>, Sieved) {
     let bytes = exported(metric).encode_to_vec();
     let request = decode(&bytes).unwrap();
     let mut found = Vec::new();
-    let sieved = sift_otlp(&request, &mut sieve(counter), &mut found);
+    let sieved = sift_otlp(&request, NOW_MS, &mut sieve(counter), &mut found);
     (found.iter().map(|s| (s.at.0, s.value)).collect(), sieved)
 }
 
